@@ -1,9 +1,10 @@
 //! Wiring: flags, the lease, one loop that brings infrastructure to what services and nodes ask for, and those that bring
 //! nodes to what their machines are.
 
+mod fixed;
 mod instances;
 
-use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use component_base::{
     auth::Delegated,
@@ -12,7 +13,11 @@ use component_base::{
     daemon::{self, Daemon, StartError},
     events::{EventType, Recorder, reference},
     features::{self, GateErrors, Gates, Reader, Switches},
-    flags::{Flag, FlagSet, Kind, Values, group},
+    flags::{
+        Flag, FlagSet, Kind, Values,
+        fixed::{self as common, Refused},
+        group,
+    },
     informer::{Informer, Informers, ListWatch},
     leader::LeaderElection,
     meta::ObjectKey,
@@ -32,7 +37,7 @@ use self::instances::{NodeKeeper, Periods};
 
 use crate::{
     controllers::{
-        route,
+        names, route,
         service::{self, Action, FINALIZER, Told},
     },
     provider::{
@@ -63,6 +68,8 @@ pub struct Config {
     auth: component_base::auth::AuthOptions,
     election: Option<LeaderElection>,
     routes: bool,
+    /// Controllers that run.
+    enabled: BTreeSet<&'static str>,
     gates: Gates,
 }
 
@@ -72,6 +79,12 @@ pub enum ConfigError {
     /// Gates that cannot be switched so.
     #[error("--feature-gates: {0}")]
     Gates(#[from] GateErrors),
+    /// A value that cannot be served.
+    #[error(transparent)]
+    Fixed(#[from] Refused),
+    /// No such controller.
+    #[error("--controllers: {0}")]
+    Controllers(#[from] names::Unknown),
     /// No such provider.
     #[error("unknown --cloud-provider {0:?}: there is \"bare-metal\"")]
     Provider(String),
@@ -113,6 +126,12 @@ impl Daemon for CloudController {
                 Flag::new("cloud-config", Kind::String, "", "the provider's configuration file"),
                 Flag::new("cluster-cidr", Kind::Strings, "", "ranges of pods"),
                 Flag::new(
+                    "controllers",
+                    Kind::Strings,
+                    "*",
+                    "controllers to run: * for all, a name for one, -name for all but one",
+                ),
+                Flag::new(
                     "configure-cloud-routes",
                     Kind::Bool,
                     "true",
@@ -133,6 +152,7 @@ impl Daemon for CloudController {
                 Flag::new("concurrent-node-syncs", Kind::Int, "1", "nodes looked at at once"),
             ],
         )
+        .with(common::flags(fixed::FLAGS))
         .with(group::secure_serving("10258"))
         .with(group::delegated_auth(false))
         .with(group::leader_election("cloud-controller-manager"))
@@ -142,6 +162,8 @@ impl Daemon for CloudController {
     }
 
     fn configure(values: &Values) -> Result<Config, ConfigError> {
+        common::check(fixed::FLAGS, values)?;
+        let enabled = names::enabled(&values.list("controllers"))?;
         let provider = values.string("cloud-provider");
         if provider != "bare-metal" {
             return Err(ConfigError::Provider(provider.to_owned()));
@@ -157,7 +179,8 @@ impl Daemon for CloudController {
                 machines: values.duration("node-monitor-period"),
             },
             workers: usize::try_from(values.int("concurrent-node-syncs")).unwrap_or(1).max(1),
-            routes: values.bool("configure-cloud-routes"),
+            routes: values.bool("configure-cloud-routes") && enabled.contains(names::ROUTE),
+            enabled,
             gates: SWITCHES.read(values)?,
         })
     }
@@ -168,7 +191,7 @@ impl Daemon for CloudController {
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
         let (provider, routes) = (Arc::new(BareMetal::new(config.provider)), config.routes);
-        let (workers, periods) = (config.workers, config.periods);
+        let (workers, periods, enabled) = (config.workers, config.periods, config.enabled);
         let lead = move |group: Tasks| async move {
             let informers = Informers::new(client.clone(), &group);
             let controller = Controller {
@@ -178,6 +201,7 @@ impl Daemon for CloudController {
                 nodes: informers.get(ListWatch::default()),
                 client,
                 provider,
+                balances: enabled.contains(names::SERVICE),
                 routes,
                 clock: clock::real(),
                 hosts: Mutex::default(),
@@ -203,7 +227,7 @@ impl Daemon for CloudController {
             };
             let drain = group.drain();
             drain.run_until_cancelled(controller.start(&informers, &group)).await;
-            keeper.start(&group, workers, periods);
+            keeper.start(&group, workers, periods, &enabled);
             drain.cancelled().await;
         };
         daemon::lead(config.election, &config.client, &tasks, lead).await
@@ -238,6 +262,8 @@ struct Controller {
     router: Recorder,
     services: Informer<Service>,
     nodes: Informer<Node>,
+    /// Whether load balancers are made.
+    balances: bool,
     /// Whether routes are made.
     routes: bool,
     clock: SharedClock,
@@ -266,7 +292,14 @@ impl Controller {
     /// Plans for everything there is, and acts.
     async fn round(&self) -> Result<(), RoundError> {
         let nodes = self.nodes.store().list();
-        let plan = service::plan(&self.services.store().list(), &nodes, self.provider.as_ref());
+        // A load balancer that cannot be made leaves no node without its routes.
+        let balanced = if self.balances { self.balance(&nodes).await } else { Ok(()) };
+        if self.routes { balanced.and(self.route(&nodes).await) } else { balanced }
+    }
+
+    /// Makes load balancers, and tells of them.
+    async fn balance(&self, nodes: &[Arc<Node>]) -> Result<(), RoundError> {
+        let plan = service::plan(&self.services.store().list(), nodes, self.provider.as_ref());
         let actor =
             Actor { client: &self.client, provider: self.provider.as_ref(), recorder: &self.recorder };
         let lookup =
@@ -282,11 +315,10 @@ impl Controller {
         tell(plan.before());
         let balanced = actor.carry_out(&plan, lookup).await;
         if balanced.is_ok() {
-            let before = self.hosts.lock().replace(service::targets(&nodes));
+            let before = self.hosts.lock().replace(service::targets(nodes));
             tell(plan.after(before.as_deref()));
         }
-        // A load balancer that cannot be made leaves no node without its routes.
-        if self.routes { balanced.and(self.route(&nodes).await) } else { balanced }
+        balanced
     }
 
     /// Makes routes, and has nodes say so.

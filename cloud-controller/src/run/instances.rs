@@ -1,6 +1,6 @@
 //! What becomes of nodes by what is known of their machines: the acting half of the node controllers.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
 use component_base::{
     client,
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{
     controllers::{
+        names,
         node::{self, AddressError},
         node_lifecycle::{self, Machine, Step},
     },
@@ -65,23 +66,30 @@ enum KeepError {
 
 impl NodeKeeper {
     /// Begins, if the provider knows machines. The caches are there already.
-    pub(super) fn start(self, tasks: &Tasks, workers: usize, periods: Periods) {
+    pub(super) fn start(
+        self,
+        tasks: &Tasks,
+        workers: usize,
+        periods: Periods,
+        enabled: &BTreeSet<&'static str>,
+    ) {
         if self.provider.instances().is_none() {
             tracing::info!("the provider knows no machines: nodes are what their kubelets say");
             return;
         }
-        let queue: WorkQueue<ObjectKey> = WorkQueue::new("Nodes");
-        let of_node = queue.clone();
-        self.nodes.on_event(move |event| of_node.add(object_key(event.object().as_ref())));
-        let this = self.clone();
-        run_workers(tasks, &queue, workers, move |key| {
-            let this = this.clone();
-            async move { this.sync(&key).await.map(|()| Outcome::Done) }
-        });
-        for (name, period, addresses) in [
-            ("cloud-node-controller", periods.addresses, true),
-            ("cloud-node-lifecycle-controller", periods.machines, false),
-        ] {
+        if enabled.contains(names::NODE) {
+            let queue: WorkQueue<ObjectKey> = WorkQueue::new("Nodes");
+            let of_node = queue.clone();
+            self.nodes.on_event(move |event| of_node.add(object_key(event.object().as_ref())));
+            let this = self.clone();
+            run_workers(tasks, &queue, workers, move |key| {
+                let this = this.clone();
+                async move { this.sync(&key).await.map(|()| Outcome::Done) }
+            });
+        }
+        let looks =
+            [(names::NODE, periods.addresses, true), (names::NODE_LIFECYCLE, periods.machines, false)];
+        for (name, period, addresses) in looks.into_iter().filter(|(name, ..)| enabled.contains(name)) {
             let looks: WorkQueue<Look> = WorkQueue::new(name);
             looks.add(Look);
             let this = self.clone();
