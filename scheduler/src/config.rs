@@ -20,6 +20,8 @@ use crate::{
 
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
 const KIND: &str = "KubeSchedulerConfiguration";
+/// By how much the time between tries to get the lease may be longer than it is set to.
+const JITTER: f64 = 1.2;
 
 /// Why a file is not usable.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +39,9 @@ pub enum FileError {
         /// What is expected.
         why: &'static str,
     },
+    /// Something is not said that has to be.
+    #[error("{0}: Required value")]
+    Required(String),
     /// Two profiles have one name.
     #[error("profiles: Duplicate value: {0:?}")]
     Duplicate(String),
@@ -163,7 +168,7 @@ pub struct Plugins {
 }
 
 /// What is switched on and off at a point.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PluginSet {
     /// On, in addition to the default ones.
@@ -175,7 +180,7 @@ pub struct PluginSet {
 }
 
 /// A plugin's name, with the weight of its score.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PluginSwitch {
     /// Its name.
@@ -251,6 +256,15 @@ impl KubeSchedulerConfiguration {
             return refuse("leaderElection.resourceLock", lock.to_owned(), why);
         }
         extenders::check(&self.extenders)?;
+        self.check_order()?;
+        // One profile that says nothing of its name is the default one.
+        let unnamed = |profile: &ProfileConfiguration| match &profile.scheduler_name {
+            None => self.profiles.len() > 1,
+            Some(name) => name.is_empty(),
+        };
+        if let Some(at) = self.profiles.iter().position(unnamed) {
+            return Err(FileError::Required(format!("profiles[{at}].schedulerName")));
+        }
         let mut names = BTreeSet::new();
         for name in self.profiles.iter().map(ProfileConfiguration::name) {
             if !names.insert(name) {
@@ -258,6 +272,20 @@ impl KubeSchedulerConfiguration {
             }
         }
         Ok(())
+    }
+
+    /// There is one queue, so that all profiles have to say the same of its order.
+    fn check_order(&self) -> Result<(), FileError> {
+        let refuse = |field, why| Err(FileError::Value { field, value: String::new(), why });
+        let mut orders = self.profiles.iter().map(|profile| &profile.plugins.queue_sort);
+        let Some(first) = orders.next() else { return Ok(()) };
+        if first.enabled.len() > 1 {
+            return refuse("profiles.plugins.queueSort", "only one queue sort plugin can be enabled");
+        }
+        match orders.all(|order| order == first) {
+            true => Ok(()),
+            false => refuse("profiles.plugins.queueSort", "must be the same for all profiles"),
+        }
     }
 
     fn initial_backoff(&self) -> i64 {
@@ -352,6 +380,37 @@ impl KubeSchedulerConfiguration {
     }
 }
 
+/// Refuses a lease that cannot be held.
+///
+/// # Errors
+/// When its times or names are out of bounds.
+pub fn check_election(election: &LeaderElection) -> Result<(), FileError> {
+    let LeaderElection { lease_duration, renew_deadline, retry_period, name, namespace, .. } = election;
+    let refuse = |field, value: &Duration, why| {
+        Err(FileError::Value { field, value: format!("{}s", value.as_secs_f64()), why })
+    };
+    let (lease, renew, retry) =
+        ("leaderElection.leaseDuration", "leaderElection.renewDeadline", "leaderElection.retryPeriod");
+    for (field, value) in [(lease, lease_duration), (renew, renew_deadline), (retry, retry_period)] {
+        if value.is_zero() {
+            return refuse(field, value, "must be greater than zero");
+        }
+    }
+    if lease_duration <= renew_deadline {
+        return refuse(lease, lease_duration, "LeaseDuration must be greater than RenewDeadline");
+    }
+    // Tries are spread by so much.
+    if *renew_deadline <= retry_period.mul_f64(JITTER) {
+        return refuse(renew, renew_deadline, "RenewDeadline must be greater than RetryPeriod*JitterFactor");
+    }
+    for (field, text) in [("resourceNamespace", namespace), ("resourceName", name)] {
+        if text.is_empty() {
+            return Err(FileError::Required(format!("leaderElection.{field}")));
+        }
+    }
+    Ok(())
+}
+
 impl ProfileConfiguration {
     /// What pods call it.
     pub fn name(&self) -> &str {
@@ -423,8 +482,26 @@ mod tests {
                 "podMaxBackoffSeconds: Invalid value: \"10\": must be greater than or equal to PodInitialBackoffSeconds",
             ),
             (
-                "profiles: [{}, {schedulerName: default-scheduler}]",
+                "profiles: [{schedulerName: default-scheduler}, {schedulerName: default-scheduler}]",
                 "profiles: Duplicate value: \"default-scheduler\"",
+            ),
+            ("profiles: [{}, {schedulerName: other}]", "profiles[0].schedulerName: Required value"),
+            ("profiles: [{schedulerName: ''}]", "profiles[0].schedulerName: Required value"),
+            (
+                "profiles: [{schedulerName: a, plugins: {queueSort: {enabled: [{name: PrioritySort}]}}}, {schedulerName: b}]",
+                "profiles.plugins.queueSort: Invalid value: \"\": must be the same for all profiles",
+            ),
+            (
+                "profiles: [{plugins: {queueSort: {enabled: [{name: PrioritySort}, {name: Other}]}}}]",
+                "profiles.plugins.queueSort: Invalid value: \"\": only one queue sort plugin can be enabled",
+            ),
+            (
+                "extenders: [{urlPrefix: http://x, managedResources: [{name: mykubernetes.io/x}]}]",
+                "extenders[0].managedResources[0].name: Invalid value: \"mykubernetes.io/x\": is an invalid extended resource name",
+            ),
+            (
+                "extenders: [{urlPrefix: http://x, managedResources: [{name: -a.b/x}]}]",
+                "extenders[0].managedResources[0].name: Invalid value: \"-a.b/x\": is an invalid extended resource name",
             ),
             (
                 "extenders: [{urlPrefix: http://x, prioritizeVerb: p}]",
@@ -460,7 +537,7 @@ mod tests {
     #[test]
     fn what_extenders_keep_for_themselves_is_not_missed() {
         let read = read(
-            "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {ignoredResources: [a.b/c]}}]}, {schedulerName: x}]\n\
+            "profiles: [{schedulerName: w, pluginConfig: [{name: NodeResourcesFit, args: {ignoredResources: [a.b/c]}}]}, {schedulerName: x}]\n\
              extenders: [{urlPrefix: http://x, filterVerb: f, managedResources: [{name: a.b/d, ignoredByScheduler: true}, {name: a.b/e}]}]\n",
         )
         .unwrap();
@@ -471,6 +548,44 @@ mod tests {
         assert_eq!((args(0), args(1)), (json!(["a.b/c", "a.b/d"]), json!(["a.b/d"])));
         assert_eq!(read.profiles(Gates::default()).unwrap().len(), 2);
         assert_eq!(read.extenders()[0].timeout().unwrap(), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_lease_has_to_last_longer_than_it_takes_to_renew_it() {
+        let with = |lease: u64, renew: u64, retry: u64, name: &str| {
+            let mut election = LeaderElection::new(name, "kube-system");
+            election.lease_duration = Duration::from_secs(lease);
+            election.renew_deadline = Duration::from_secs(renew);
+            election.retry_period = Duration::from_secs(retry);
+            check_election(&election).map_err(|error| error.to_string())
+        };
+        assert!(with(15, 10, 2, "x").is_ok());
+        for ((lease, renew, retry, name), expected) in [
+            (
+                (0, 10, 2, "x"),
+                "leaderElection.leaseDuration: Invalid value: \"0s\": must be greater than zero",
+            ),
+            (
+                (15, 0, 2, "x"),
+                "leaderElection.renewDeadline: Invalid value: \"0s\": must be greater than zero",
+            ),
+            (
+                (15, 10, 0, "x"),
+                "leaderElection.retryPeriod: Invalid value: \"0s\": must be greater than zero",
+            ),
+            (
+                (10, 10, 2, "x"),
+                "leaderElection.leaseDuration: Invalid value: \"10s\": LeaseDuration must be greater than RenewDeadline",
+            ),
+            (
+                (15, 10, 9, "x"),
+                "leaderElection.renewDeadline: Invalid value: \"10s\": RenewDeadline must be greater than \
+                 RetryPeriod*JitterFactor",
+            ),
+            ((15, 10, 2, ""), "leaderElection.resourceName: Required value"),
+        ] {
+            assert_eq!(with(lease, renew, retry, name).unwrap_err(), expected);
+        }
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub const REGISTRY: &[Registered] = &[
     on("NodeName", 0, |a, _| plain("NodeName", a, node_name::NodeName)),
     on("TaintToleration", 3, |a, _| plain("TaintToleration", a, taint_toleration::TaintToleration)),
     on("NodeAffinity", 2, |a, _| {
-        Ok(Box::new(node_affinity::NodeAffinity::new(&args::read("NodeAffinity", a)?)))
+        Ok(Box::new(node_affinity::NodeAffinity::new(&args::read("NodeAffinity", a)?)?))
     }),
     on("NodePorts", 0, |a, _| plain("NodePorts", a, node_ports::NodePorts)),
     on("NodeResourcesFit", 1, |a, _| {
@@ -112,7 +112,7 @@ pub const REGISTRY: &[Registered] = &[
     }),
     on("NodeResourcesBalancedAllocation", 1, |a, _| {
         let read = args::read("NodeResourcesBalancedAllocation", a)?;
-        Ok(Box::new(node_resources::BalancedAllocation::new(read)))
+        Ok(Box::new(node_resources::BalancedAllocation::new(read)?))
     }),
     on("ImageLocality", 1, |a, _| plain("ImageLocality", a, image_locality::ImageLocality)),
     with(Gate::NodeDeclaredFeatures, "NodeDeclaredFeatures", 0, |a, _| {

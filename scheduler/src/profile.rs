@@ -132,6 +132,7 @@ impl Profile {
         }
         let preempts = is_on(switches, &[&switches.post_filter], PREEMPTION, true);
         let preemption: DefaultPreemptionArgs = read(PREEMPTION, args(PREEMPTION))?;
+        preemption.check().map_err(of(PREEMPTION))?;
         let binding: VolumeBindingArgs = read("VolumeBinding", args("VolumeBinding"))?;
         let devices: DynamicResourcesArgs = read(DEVICES, args(DEVICES))?;
         let percentage = profile.percentage_of_nodes_to_score.or(percentage).unwrap_or(0);
@@ -341,6 +342,22 @@ mod tests {
         let other =
             build(json!({"pluginConfig": [{"name": "NodeAffinity", "args": {"kind": "NodeNameArgs"}}]}));
         assert!(other.unwrap_err().contains("were not of type NodeAffinityArgs"));
+        for (args, why) in [
+            (json!({"minCandidateNodesPercentage": 101}), "not in valid range [0, 100]"),
+            (json!({"minCandidateNodesPercentage": -1}), "decoding args"),
+            (json!({"minCandidateNodesAbsolute": -1}), "decoding args"),
+            (
+                json!({"minCandidateNodesPercentage": 0, "minCandidateNodesAbsolute": 0}),
+                "cannot be zero at the same time",
+            ),
+        ] {
+            let refused = build(json!({"pluginConfig": [{"name": "DefaultPreemption", "args": args}]}));
+            assert!(refused.unwrap_err().contains(why), "{args}");
+        }
+        let none_of_many = json!({"minCandidateNodesPercentage": 0, "minCandidateNodesAbsolute": 1});
+        assert!(
+            build(json!({"pluginConfig": [{"name": "DefaultPreemption", "args": none_of_many}]})).is_ok()
+        );
     }
 
     #[test]

@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     act::{Actor, Claims},
-    config::{FileError, KubeSchedulerConfiguration, configz, extenders::ExtenderConfiguration},
+    config::{self, FileError, KubeSchedulerConfiguration, configz, extenders::ExtenderConfiguration},
     cycle::{Advisers, Change, Cycle},
     extender::{ConnectError, Extenders},
     metrics::Metrics,
@@ -127,8 +127,8 @@ pub enum ConfigError {
     /// What is shown of metrics.
     #[error("--{0}: Invalid value: {1:?}: {2}")]
     Metrics(&'static str, String, String),
-    /// The configuration file.
-    #[error("--config")]
+    /// The configuration, of a file or by flags.
+    #[error("the configuration")]
     File(#[from] FileError),
 }
 
@@ -218,6 +218,7 @@ impl Daemon for Scheduler {
             }
         };
         if let Some(election) = &mut out.election {
+            config::check_election(election)?;
             election.coordinated = out.features.has(Gate::CoordinatedLeaderElection);
         }
         let flags = configz::Flags {

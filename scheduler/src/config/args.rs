@@ -24,6 +24,9 @@ pub enum ArgsError {
     /// A value is out of bounds.
     #[error("{0}: {1}")]
     Value(&'static str, &'static str),
+    /// The same of a field in a list.
+    #[error("{0}: {1}")]
+    Item(String, String),
 }
 
 /// Reads the arguments of a plugin; all defaults where there are none. Type information may be left out.
@@ -107,9 +110,16 @@ pub struct ScoringStrategy {
 pub struct ResourceSpec {
     /// Its name.
     pub name: String,
-    /// 1 to 100; 1 when unset.
-    #[serde(default = "one")]
-    pub weight: i64,
+    /// 1 to 100; 1 when unset or 0.
+    #[serde(default)]
+    weight: i64,
+}
+
+impl ResourceSpec {
+    /// Its weight.
+    pub fn weight(&self) -> i64 {
+        if self.weight == 0 { 1 } else { self.weight }
+    }
 }
 
 /// A function of use.
@@ -208,6 +218,24 @@ pub struct DefaultPreemptionArgs {
     pub min_candidate_nodes_absolute: usize,
 }
 
+impl DefaultPreemptionArgs {
+    /// Refuses what is out of bounds.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn check(&self) -> Result<(), ArgsError> {
+        const PERCENTAGE: &str = "minCandidateNodesPercentage";
+        if self.min_candidate_nodes_percentage > 100 {
+            return Err(ArgsError::Value(PERCENTAGE, "not in valid range [0, 100]"));
+        }
+        if self.min_candidate_nodes_percentage == 0 && self.min_candidate_nodes_absolute == 0 {
+            let why = "cannot be zero at the same time as minCandidateNodesAbsolute";
+            return Err(ArgsError::Value(PERCENTAGE, why));
+        }
+        Ok(())
+    }
+}
+
 impl Default for InterPodAffinityArgs {
     fn default() -> Self {
         Self { hard_pod_affinity_weight: 1, ignore_preferred_terms_of_existing_pods: false }
@@ -218,10 +246,6 @@ impl Default for DefaultPreemptionArgs {
     fn default() -> Self {
         Self { min_candidate_nodes_percentage: 10, min_candidate_nodes_absolute: 100 }
     }
-}
-
-fn one() -> i64 {
-    1
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use component_base::goduration;
+use component_base::{goduration, selector::label_key_errors};
 use serde::{Deserialize, Serialize};
 
 use super::FileError;
@@ -145,7 +145,10 @@ pub(super) fn check(all: &[ExtenderConfiguration]) -> Result<(), FileError> {
 
 /// Whether a resource's name is of a domain that is not Kubernetes' own.
 fn is_extended(name: &str) -> bool {
-    let Some((domain, rest)) = name.split_once('/') else { return false };
-    let native = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
-    !native && !domain.is_empty() && !rest.is_empty() && !name.starts_with("requests.")
+    // Quotas put this before it.
+    let of_quota = format!("requests.{name}");
+    let is_native = !name.contains('/') || name.contains("kubernetes.io/");
+    !is_native
+        && !name.starts_with("requests.")
+        && [name, &of_quota].into_iter().all(|name| label_key_errors(name).is_empty())
 }

@@ -44,7 +44,7 @@ impl InterPodAffinity {
     pub fn new(args: &InterPodAffinityArgs) -> Result<Self, ArgsError> {
         let hard_weight = args.hard_pod_affinity_weight;
         if !(0..=100).contains(&hard_weight) {
-            return Err(ArgsError::Value("hardPodAffinityWeight", "not in valid range [0-100]"));
+            return Err(ArgsError::Value("hardPodAffinityWeight", "not in valid range [0, 100]"));
         }
         Ok(Self { hard_weight, ignores_preferences: args.ignore_preferred_terms_of_existing_pods })
     }

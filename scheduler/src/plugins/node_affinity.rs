@@ -1,7 +1,10 @@
 //! NodeAffinity: node selector, required and preferred node affinity, of the pod and of the profile.
 
+use component_base::selector::{label_key_errors, label_value_errors};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
+
 use crate::{
-    config::args::NodeAffinityArgs,
+    config::args::{ArgsError, NodeAffinityArgs},
     framework::{ClusterEvent, Filter, Plugin, Prepared, Score, Scorer, Verdict, normalize_to_max},
     model::{Cluster, NodeInfo, NodeSelectorTerms, NodeTerm, PodInfo},
 };
@@ -27,21 +30,80 @@ struct Preference<'a> {
 
 impl NodeAffinity {
     /// The plugin with what a profile adds.
-    pub fn new(args: &NodeAffinityArgs) -> Self {
-        let Some(added) = &args.added_affinity else { return Self::default() };
-        let preferred = added.preferred_during_scheduling_ignored_during_execution.iter().flatten();
-        Self {
-            required: added
-                .required_during_scheduling_ignored_during_execution
-                .as_ref()
-                .map(NodeSelectorTerms::new),
-            preferred: preferred.map(|p| (NodeTerm::new(&p.preference), p.weight.into())).collect(),
+    ///
+    /// # Errors
+    /// When a term of it cannot be.
+    pub fn new(args: &NodeAffinityArgs) -> Result<Self, ArgsError> {
+        let Some(added) = &args.added_affinity else { return Ok(Self::default()) };
+        let required = added.required_during_scheduling_ignored_during_execution.as_ref();
+        let terms = required.iter().flat_map(|selector| &selector.node_selector_terms);
+        for (at, term) in terms.enumerate() {
+            let path = "addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+            check_term(term, &format!("{path}[{at}]"))?;
         }
+        let preferred = || added.preferred_during_scheduling_ignored_during_execution.iter().flatten();
+        for (at, preference) in preferred().enumerate() {
+            let path = "addedAffinity.preferredDuringSchedulingIgnoredDuringExecution";
+            check_term(&preference.preference, &format!("{path}[{at}]"))?;
+        }
+        Ok(Self {
+            required: required.map(NodeSelectorTerms::new),
+            preferred: preferred().map(|p| (NodeTerm::new(&p.preference), p.weight.into())).collect(),
+        })
     }
 
     fn accepts(&self, pod: &PodInfo, node: &NodeInfo) -> bool {
         self.required.as_ref().is_none_or(|r| r.matches(&node.name, &node.labels))
             && pod.accepts_node(&node.name, &node.labels)
+    }
+}
+
+/// Refuses a term that no node could be asked.
+fn check_term(term: &NodeSelectorTerm, path: &str) -> Result<(), ArgsError> {
+    let lists = [("matchExpressions", &term.match_expressions), ("matchFields", &term.match_fields)];
+    for (list, requirements) in lists {
+        for (at, requirement) in requirements.iter().flatten().enumerate() {
+            let wrong = match list {
+                "matchFields" => wrong_field(requirement),
+                _ => wrong_label(requirement),
+            };
+            if let Some((field, why)) = wrong {
+                return Err(ArgsError::Item(format!("{path}.{list}[{at}].{field}"), why));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The field of a requirement on labels that is wrong, and why.
+fn wrong_label(requirement: &NodeSelectorRequirement) -> Option<(&'static str, String)> {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let wrong = match requirement.operator.as_str() {
+        "In" | "NotIn" if values.is_empty() => "for 'in', 'notin' operators, values set can't be empty",
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
+            "values set must be empty for exists and does not exist"
+        }
+        "Gt" | "Lt" if values.len() != 1 => "for 'Gt', 'Lt' operators, exactly one value is required",
+        "Gt" | "Lt" if values.iter().any(|value| value.parse::<i64>().is_err()) => {
+            "for 'Gt', 'Lt' operators, the value must be an integer"
+        }
+        "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {
+            let key = label_key_errors(&requirement.key).into_iter().next().map(|why| ("key", why));
+            let value = || values.iter().find_map(|value| label_value_errors(value).into_iter().next());
+            return key.or_else(|| Some(("values", value()?)));
+        }
+        other => return Some(("operator", format!("Unsupported value: {other:?}"))),
+    };
+    Some(("values", wrong.to_owned()))
+}
+
+/// The same of a requirement on fields.
+fn wrong_field(requirement: &NodeSelectorRequirement) -> Option<(&'static str, String)> {
+    let count = requirement.values.as_ref().map_or(0, Vec::len);
+    match requirement.operator.as_str() {
+        "In" | "NotIn" if count == 1 => None,
+        "In" | "NotIn" => Some(("values", "must have one element".to_owned())),
+        other => Some(("operator", format!("Unsupported value: {other:?}"))),
     }
 }
 
@@ -245,6 +307,39 @@ mod tests {
     }
 
     #[test]
+    fn what_a_profile_adds_has_to_be_something_nodes_can_be_asked() {
+        let of = |list: &str, key: &str, operator: &str, values: &[&str]| json!({list: [{"key": key, "operator": operator, "values": values}]});
+        let labels = |key, operator, values| of("matchExpressions", key, operator, values);
+        let fields = |operator, values| of("matchFields", "metadata.name", operator, values);
+        let table = [
+            (labels("a", "In", &["x"]), None),
+            (labels("a", "Exists", &[]), None),
+            (labels("a", "Gt", &["3"]), None),
+            (labels("a", "In", &[]), Some("values")),
+            (labels("a", "Exists", &["x"]), Some("values")),
+            (labels("a", "Gt", &["x"]), Some("values")),
+            (labels("a", "Lt", &["1", "2"]), Some("values")),
+            (labels("a", "Near", &["x"]), Some("operator")),
+            (labels("-a", "In", &["x"]), Some("key")),
+            (labels("a", "In", &["-x"]), Some("values")),
+            (fields("In", &["n"]), None),
+            (fields("In", &["n", "m"]), Some("values")),
+            (fields("Exists", &[]), Some("operator")),
+        ];
+        for (term, wrong) in table {
+            for added in [
+                json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}),
+                json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": term}]}),
+            ] {
+                let args = serde_json::from_value(json!({"addedAffinity": added})).unwrap();
+                let told = NodeAffinity::new(&args).err().map(|error| error.to_string());
+                let field = told.as_deref().and_then(|told| told.split(": ").next()?.rsplit('.').next());
+                assert_eq!(field, wrong, "{added}: {told:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_profile_adds_its_own_affinity() {
         let expression = json!({"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["x"]});
         let term = json!({"matchExpressions": [expression]});
@@ -254,7 +349,7 @@ mod tests {
         }}))
         .unwrap();
         let cluster = cluster(vec![node("a", "x", json!({})), node("b", "y", json!({}))], vec![]);
-        let (plugin, pod) = (NodeAffinity::new(&args), pod("p").info());
+        let (plugin, pod) = (NodeAffinity::new(&args).unwrap(), pod("p").info());
         let Prepared::Filter(filter) = plugin.filter(&pod, &cluster) else { panic!() };
         let [a, b] = ["a", "b"].map(|name| cluster.node(name).unwrap());
         assert_eq!(filter.check(a), Verdict::Fits);

@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use component_base::selector::label_key_errors;
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 
 use crate::{
@@ -37,9 +38,11 @@ impl PodTopologySpread {
             }
             _ => return Err(ArgsError::Value("defaultingType", "must be System or List")),
         }
-        if args.default_constraints.iter().any(|c| c.label_selector.is_some()) {
-            let why = "constraint must not define a selector, as they deduced for each pod";
-            return Err(ArgsError::Value("defaultConstraints", why));
+        for (at, constraint) in args.default_constraints.iter().enumerate() {
+            let before = &args.default_constraints[..at];
+            if let Some((field, why)) = wrong_default(constraint, before) {
+                return Err(ArgsError::Item(format!("defaultConstraints[{at}]{field}"), why));
+            }
         }
         Ok(Self { defaults: Some(args.default_constraints) })
     }
@@ -66,6 +69,35 @@ impl PodTopologySpread {
         let Some(selector) = cluster.selectors.of_pod(pod) else { return Vec::new() };
         out.iter_mut().for_each(|constraint| constraint.selector = selector.clone());
         out
+    }
+}
+
+/// The field of a default constraint that is wrong, and why.
+fn wrong_default(
+    constraint: &TopologySpreadConstraint,
+    before: &[TopologySpreadConstraint],
+) -> Option<(&'static str, String)> {
+    let (key, action) = (constraint.topology_key.as_str(), constraint.when_unsatisfiable.as_str());
+    let repeats = |other: &TopologySpreadConstraint| {
+        other.topology_key == key && other.when_unsatisfiable == constraint.when_unsatisfiable
+    };
+    if constraint.max_skew <= 0 {
+        Some((".maxSkew", "not in valid range (0, inf)".to_owned()))
+    } else if key.is_empty() {
+        Some((".topologyKey", "can not be empty".to_owned()))
+    } else if let Some(why) = label_key_errors(key).into_iter().next() {
+        Some((".topologyKey", why))
+    } else if action.is_empty() {
+        Some((".whenUnsatisfiable", "can not be empty".to_owned()))
+    } else if !["DoNotSchedule", "ScheduleAnyway"].contains(&action) {
+        Some((".whenUnsatisfiable", format!("Unsupported value: {action:?}")))
+    } else if constraint.label_selector.is_some() {
+        let why = "constraint must not define a selector, as they deduced for each pod";
+        Some((".labelSelector", why.to_owned()))
+    } else if before.iter().any(repeats) {
+        Some(("", format!("Duplicate value: \"{{{key}, {action}}}\"")))
+    } else {
+        None
     }
 }
 
@@ -319,8 +351,12 @@ mod tests {
     fn a_profile_has_default_constraints_of_its_own() {
         let args = |value: Value| PodTopologySpread::new(serde_json::from_value(value).unwrap());
         let constraint = json!({"topologyKey": "k", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"});
-        let mut selecting = constraint.clone();
-        selecting["labelSelector"] = json!({"matchLabels": {"a": "b"}});
+        let but = |field: &str, value: Value| {
+            let mut other = constraint.clone();
+            other[field] = value;
+            other
+        };
+        let selecting = but("labelSelector", json!({"matchLabels": {"a": "b"}}));
         for (value, good) in [
             (json!({}), true),
             (json!({"defaultingType": "System"}), true),
@@ -328,6 +364,26 @@ mod tests {
             (json!({"defaultingType": "List", "defaultConstraints": [constraint]}), true),
             (json!({"defaultConstraints": [constraint]}), false),
             (json!({"defaultingType": "List", "defaultConstraints": [selecting]}), false),
+            (json!({"defaultingType": "List", "defaultConstraints": [but("maxSkew", json!(0))]}), false),
+            (json!({"defaultingType": "List", "defaultConstraints": [but("topologyKey", json!(""))]}), false),
+            (
+                json!({"defaultingType": "List", "defaultConstraints": [but("topologyKey", json!("-k"))]}),
+                false,
+            ),
+            (
+                json!({"defaultingType": "List", "defaultConstraints": [but("whenUnsatisfiable", json!(""))]}),
+                false,
+            ),
+            (
+                json!({"defaultingType": "List", "defaultConstraints": [but("whenUnsatisfiable", json!("No"))]}),
+                false,
+            ),
+            (json!({"defaultingType": "List", "defaultConstraints": [constraint, constraint]}), false),
+            (
+                json!({"defaultingType": "List", "defaultConstraints": [
+                    constraint, but("whenUnsatisfiable", json!("DoNotSchedule")), but("topologyKey", json!("l"))]}),
+                true,
+            ),
             (json!({"defaultingType": "Other"}), false),
         ] {
             assert_eq!(args(value.clone()).is_ok(), good, "{value}");

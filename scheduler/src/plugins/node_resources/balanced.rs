@@ -2,7 +2,7 @@
 
 use super::amounts::{self, Amount, Amounts};
 use crate::{
-    config::args::NodeResourcesBalancedAllocationArgs,
+    config::args::{ArgsError, NodeResourcesBalancedAllocationArgs},
     framework::{MAX_SCORE, Plugin, Score, Scorer},
     model::{Cluster, NodeInfo, PodInfo},
 };
@@ -17,13 +17,26 @@ struct Balance<'a>(Amounts<'a>);
 
 impl BalancedAllocation {
     /// The plugin with its arguments.
-    pub fn new(args: NodeResourcesBalancedAllocationArgs) -> Self {
-        let mut resources: Vec<(String, i64)> =
-            args.resources.into_iter().map(|r| (r.name, r.weight)).collect();
+    ///
+    /// # Errors
+    /// When a resource is named twice or has a weight.
+    pub fn new(args: NodeResourcesBalancedAllocationArgs) -> Result<Self, ArgsError> {
+        let mut resources: Vec<(String, i64)> = Vec::new();
+        for (at, resource) in args.resources.into_iter().enumerate() {
+            let refuse =
+                |field: &str, why: String| Err(ArgsError::Item(format!("resources[{at}].{field}"), why));
+            if resource.weight() != 1 {
+                return refuse("weight", "must be 1".to_owned());
+            }
+            if resources.iter().any(|(name, _)| *name == resource.name) {
+                return refuse("name", format!("Duplicate value: {:?}", resource.name));
+            }
+            resources.push((resource.name, 1));
+        }
         if resources.is_empty() {
             resources = vec![("cpu".into(), 1), ("memory".into(), 1)];
         }
-        Self { resources }
+        Ok(Self { resources })
     }
 }
 
@@ -77,7 +90,29 @@ mod tests {
     use crate::testing::{Pod, cluster, node, pod, scores};
 
     fn plugin(resources: Value) -> BalancedAllocation {
+        make(resources).unwrap()
+    }
+
+    fn make(resources: Value) -> Result<BalancedAllocation, String> {
         BalancedAllocation::new(serde_json::from_value(json!({"resources": resources})).unwrap())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn resources_have_no_weights_and_are_named_once() {
+        let told = |resources: Value| make(resources).err();
+        assert_eq!(
+            told(json!([{"name": "cpu"}, {"name": "memory", "weight": 1}, {"name": "x", "weight": 0}])),
+            None
+        );
+        assert_eq!(
+            told(json!([{"name": "cpu"}, {"name": "memory", "weight": 2}])).as_deref(),
+            Some("resources[1].weight: must be 1")
+        );
+        assert_eq!(
+            told(json!([{"name": "cpu"}, {"name": "cpu"}])).as_deref(),
+            Some("resources[1].name: Duplicate value: \"cpu\"")
+        );
     }
 
     fn asks(name: &str, requests: Value) -> Pod {

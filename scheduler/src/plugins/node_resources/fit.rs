@@ -2,9 +2,11 @@
 
 use std::{cmp::min, sync::Arc};
 
+use component_base::selector::label_key_errors;
+
 use super::amounts::{self, Amount, Amounts};
 use crate::{
-    config::args::{ArgsError, NodeResourcesFitArgs},
+    config::args::{ArgsError, NodeResourcesFitArgs, ResourceSpec, ScoringStrategy},
     framework::{ClusterEvent, Filter, MAX_SCORE, Plugin, Prepared, Reason, Score, Scorer, Verdict},
     model::{Cluster, DeviceEvent, NodeInfo, PodInfo, Resources, pod::may_be_devices},
     plugins::shape::Shape,
@@ -12,6 +14,9 @@ use crate::{
 
 /// The field that a function of use stands in.
 const SHAPE: &str = "scoringStrategy.requestedToCapacityRatio.shape";
+
+/// The strategy that has such a function.
+const RATIO: &str = "RequestedToCapacityRatio";
 
 /// How full nodes should be (NodeResourcesFitArgs.scoringStrategy).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,22 +63,38 @@ impl Fit {
     /// # Errors
     /// When the strategy is none, or its function or weights are out of bounds.
     pub fn new(args: NodeResourcesFitArgs) -> Result<Self, ArgsError> {
-        let scoring = args.scoring_strategy.unwrap_or_default();
+        let usual = || ScoringStrategy { type_: "LeastAllocated".to_owned(), ..ScoringStrategy::default() };
+        let scoring = args.scoring_strategy.unwrap_or_else(usual);
+        if scoring.type_ != RATIO && scoring.requested_to_capacity_ratio.is_some() {
+            let why = "must be nil when type is not RequestedToCapacityRatio";
+            return Err(ArgsError::Value("scoringStrategy.requestedToCapacityRatio", why));
+        }
         let strategy = match scoring.type_.as_str() {
-            "" | "LeastAllocated" => Strategy::LeastAllocated,
+            "LeastAllocated" => Strategy::LeastAllocated,
             "MostAllocated" => Strategy::MostAllocated,
-            "RequestedToCapacityRatio" => {
+            RATIO => {
                 let shape = scoring.requested_to_capacity_ratio.unwrap_or_default().shape;
                 Strategy::RequestedToCapacityRatio(Shape::new(&shape, SHAPE)?)
             }
             _ => return Err(ArgsError::Value("scoringStrategy.type", "unknown scoring strategy")),
         };
-        if scoring.resources.iter().any(|r| !(1..=100).contains(&r.weight)) {
-            let why = "resource weight of is not in valid range (0-100]";
-            return Err(ArgsError::Value("scoringStrategy.resources", why));
+        for (at, resource) in scoring.resources.iter().enumerate() {
+            if !(1..=100).contains(&resource.weight()) {
+                let why = format!("resource weight of {} not in valid range (0, 100]", resource.name);
+                return Err(ArgsError::Item(format!("scoringStrategy.resources[{at}].weight"), why));
+            }
         }
-        let mut resources: Vec<(String, i64)> =
-            scoring.resources.into_iter().map(|r| (r.name, r.weight)).collect();
+        check_names("ignoredResources", &args.ignored_resources)?;
+        if let Some(at) = args.ignored_resource_groups.iter().position(|group| group.contains('/')) {
+            let why = "resource group name can't contain '/'".to_owned();
+            return Err(ArgsError::Item(format!("ignoredResourceGroups[{at}]"), why));
+        }
+        check_names("ignoredResourceGroups", &args.ignored_resource_groups)?;
+        let weigh = |r: ResourceSpec| {
+            let weight = r.weight();
+            (r.name, weight)
+        };
+        let mut resources: Vec<(String, i64)> = scoring.resources.into_iter().map(weigh).collect();
         if resources.is_empty() {
             resources = vec![("cpu".into(), 1), ("memory".into(), 1)];
         }
@@ -96,6 +117,16 @@ impl Fit {
         let scalar = scalar.map(|(name, amount)| Scalar { name, amount: *amount, devices: devices(name) });
         Wanted { requests, scalar: scalar.collect() }
     }
+}
+
+/// Refuses names in a list that are none of labels.
+fn check_names(list: &str, names: &[String]) -> Result<(), ArgsError> {
+    for (at, name) in names.iter().enumerate() {
+        if let Some(why) = label_key_errors(name).into_iter().next() {
+            return Err(ArgsError::Item(format!("{list}[{at}]"), why));
+        }
+    }
+    Ok(())
 }
 
 impl Plugin for Fit {
@@ -248,7 +279,7 @@ mod tests {
     #[test]
     fn strategies_score_by_use() {
         let strategy = |type_: &str, more: Value| {
-            let ratio = json!({"shape": more});
+            let ratio = (type_ == RATIO).then(|| json!({"shape": more}));
             let resources = json!([{"name": "cpu", "weight": 1}]);
             fit(json!({"scoringStrategy": {
                 "type": type_, "resources": resources, "requestedToCapacityRatio": ratio}}))
@@ -445,7 +476,15 @@ mod tests {
         };
         let table = [
             json!({"scoringStrategy": {"type": "X"}}),
-            json!({"scoringStrategy": {"resources": [{"name": "cpu", "weight": 101}]}}),
+            json!({"scoringStrategy": {}}),
+            json!({"scoringStrategy": {"type": "LeastAllocated", "resources": [{"name": "cpu", "weight": 101}]}}),
+            json!({"scoringStrategy": {"type": "LeastAllocated", "resources": [{"name": "cpu", "weight": -1}]}}),
+            json!({"scoringStrategy": {"type": "MostAllocated", "requestedToCapacityRatio": {
+                "shape": [{"utilization": 0, "score": 0}]}}}),
+            json!({"scoringStrategy": {"type": "RequestedToCapacityRatio"}}),
+            json!({"ignoredResources": ["-bad"]}),
+            json!({"ignoredResourceGroups": ["example.com/x"]}),
+            json!({"ignoredResourceGroups": ["-bad"]}),
             shape(json!([])),
             shape(json!([{"utilization": 5, "score": 1}, {"utilization": 5, "score": 2}])),
             shape(json!([{"utilization": 5, "score": 11}])),
@@ -453,5 +492,12 @@ mod tests {
         for args in table {
             assert!(fit(args.clone()).is_err(), "{args}");
         }
+        let unweighed = json!({"scoringStrategy": {"type": "MostAllocated", "resources": [
+            {"name": "cpu", "weight": 0}, {"name": "memory"}, {"name": "x", "weight": 100}]}});
+        let expected = [("cpu".to_owned(), 1), ("memory".to_owned(), 1), ("x".to_owned(), 100)];
+        assert_eq!(fit(unweighed).unwrap().resources, expected);
+        assert!(
+            fit(json!({"ignoredResources": ["example.com/x"], "ignoredResourceGroups": ["a.b"]})).is_ok()
+        );
     }
 }
