@@ -15,17 +15,18 @@ use component_base::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod},
+    core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition},
     resource::v1::ResourceClaim,
     scheduling::v1alpha2::PodGroup,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
     cycle::Change,
@@ -50,7 +51,9 @@ pub struct Actor {
     back: mpsc::UnboundedSender<Change>,
     tasks: Tasks,
     permits: Arc<Semaphore>,
-    claims: Claims,
+    caches: Caches,
+    /// Bindings that have not begun, since something has to be there before; who tells them not to.
+    preparing: Arc<Mutex<HashMap<String, oneshot::Sender<()>>>>,
     extenders: Extenders,
     metrics: Arc<Metrics>,
     /// Whether a pod tells its node before it is bound, where that takes more than the binding (KEP-5278).
@@ -65,14 +68,16 @@ pub struct Preemptor {
     scheduler: String,
 }
 
-/// The claims that bindings wait for.
+/// What the server last showed.
 #[derive(Clone)]
-pub struct Claims {
-    /// Those of volumes.
+pub struct Caches {
+    /// Pods.
+    pub pods: Informer<Pod>,
+    /// Claims of volumes, which bindings wait for.
     pub volumes: Informer<PersistentVolumeClaim>,
     /// Those of devices.
     pub devices: Informer<ResourceClaim>,
-    /// Changes whenever one of them does.
+    /// Changes whenever a claim does.
     pub changed: watch::Receiver<()>,
 }
 
@@ -93,6 +98,8 @@ enum BindError {
     NoClaim(String),
     #[error("device binding timeout")]
     DevicesTimeout,
+    #[error("preempted by DefaultPreemption")]
+    Preempted,
 }
 
 impl BindError {
@@ -118,6 +125,7 @@ impl BindError {
             | BindError::Timeout
             | BindError::Devices(_)
             | BindError::NoClaim(_)
+            | BindError::Preempted
             | BindError::DevicesTimeout => true,
         }
     }
@@ -165,11 +173,24 @@ impl Actor {
         clock: SharedClock,
         back: mpsc::UnboundedSender<Change>,
         tasks: Tasks,
-        claims: Claims,
+        caches: Caches,
         (extenders, metrics, foretells): (Extenders, Arc<Metrics>, bool),
     ) -> Self {
         let permits = Arc::new(Semaphore::new(BINDINGS));
-        Self { client, recorders, clock, back, tasks, permits, claims, extenders, metrics, foretells }
+        let preparing = Arc::default();
+        Self {
+            client,
+            recorders,
+            clock,
+            back,
+            tasks,
+            permits,
+            caches,
+            preparing,
+            extenders,
+            metrics,
+            foretells,
+        }
     }
 
     /// Binds a pod to a node once its volumes are, in the background; a failure comes back as a change. `object` is the
@@ -260,7 +281,16 @@ impl Actor {
         (timeouts, timed): (Timeouts, bool),
     ) -> Result<(), BindError> {
         let began = self.clock.now();
-        let done = self.prepare(pod, (node, made), reservation, timeouts).await;
+        let (cancel, cancelled) = oneshot::channel();
+        self.preparing.lock().insert(pod.uid.clone(), cancel);
+        let mut done = tokio::select! {
+            done = self.prepare(pod, (node, made), reservation, timeouts) => done,
+            Ok(()) = cancelled => Err(BindError::Preempted),
+        };
+        // Whoever was told that this pod gives way must not see it bound.
+        if self.preparing.lock().remove(&pod.uid).is_none() {
+            done = Err(BindError::Preempted);
+        }
         self.metrics.point("PreBind", Status::of(done.is_ok()), &pod.scheduler_name, self.since(began));
         done?;
         let _permit = self.permits.acquire().await;
@@ -272,6 +302,12 @@ impl Actor {
             self.metrics.execution("DefaultBinder", "Bind", status, took);
         }
         done
+    }
+
+    /// Tells a binding not to begin, if it has not.
+    fn cancel(&self, pod: &PodInfo) -> bool {
+        let cancel = self.preparing.lock().remove(&pod.uid);
+        cancel.is_some_and(|cancel| cancel.send(()).is_ok())
     }
 
     fn since(&self, began: Timestamp) -> f64 {
@@ -340,7 +376,7 @@ impl Actor {
             Err(BindError::Devices(_)) => "failure",
             Err(_) => "error",
         };
-        for claim in claims.iter().filter_map(|key| self.claims.devices.store().get(key)) {
+        for claim in claims.iter().filter_map(|key| self.caches.devices.store().get(key)) {
             let drivers = dynamic_resources::drivers(&claim);
             self.metrics.devices_waited((profile, status), drivers, seconds);
         }
@@ -371,7 +407,7 @@ impl Actor {
             let written = api.replace(name, &PostParams::default(), claim).await?;
             // An older state would tell that the node was not selected.
             let version = written.metadata.resource_version.clone().unwrap_or_default();
-            self.claims.volumes.wait_seen(&ObjectKey::new(namespace, name), &version).await;
+            self.caches.volumes.wait_seen(&ObjectKey::new(namespace, name), &version).await;
         }
         Ok(())
     }
@@ -402,7 +438,7 @@ impl Actor {
         if dynamic_resources::has_conditions(&written) {
             // An older state would tell that there is nothing to wait for.
             let version = written.metadata.resource_version.clone().unwrap_or_default();
-            self.claims.devices.wait_seen(&key, &version).await;
+            self.caches.devices.wait_seen(&key, &version).await;
         }
         Ok(written)
     }
@@ -410,9 +446,9 @@ impl Actor {
     /// Waits until claims have their devices that are written with other pods of a group; for ever where no news come any
     /// more, since the daemon ends then.
     async fn allocated(&self, claims: &[ObjectKey]) {
-        let mut changed = self.claims.changed.clone();
+        let mut changed = self.caches.changed.clone();
         let has_devices = |key: &ObjectKey| {
-            let claim = self.claims.devices.store().get(key);
+            let claim = self.caches.devices.store().get(key);
             claim.is_none_or(|claim| claim.status.as_ref().is_some_and(|status| status.allocation.is_some()))
         };
         loop {
@@ -427,18 +463,18 @@ impl Actor {
     }
 
     fn is_conditional(&self, key: &ObjectKey) -> bool {
-        self.claims.devices.store().get(key).is_some_and(|claim| dynamic_resources::has_conditions(&claim))
+        self.caches.devices.store().get(key).is_some_and(|claim| dynamic_resources::has_conditions(&claim))
     }
 
     /// Waits until the devices of all claims are ready, or until it is clear that they will not be; for ever where no news
     /// come any more, since the daemon ends then.
     async fn devices_ready(&self, claims: &[ObjectKey], timeout: Duration) -> Result<(), BindError> {
-        let mut changed = self.claims.changed.clone();
+        let mut changed = self.caches.changed.clone();
         loop {
             changed.borrow_and_update();
             let mut left: Option<Duration> = None;
             for key in claims {
-                let Some(claim) = self.claims.devices.store().get(key) else {
+                let Some(claim) = self.caches.devices.store().get(key) else {
                     return Err(BindError::NoClaim(key.name.to_string()));
                 };
                 let of_claim = dynamic_resources::time_left(&claim, timeout, self.clock.now())
@@ -456,7 +492,7 @@ impl Actor {
 
     /// Takes devices that did not become ready from the pod's claims, so that it may get others.
     async fn give_back(&self, pod: &PodInfo, claims: &[ObjectKey]) -> Result<(), kube::Error> {
-        let cached = claims.iter().filter_map(|key| self.claims.devices.store().get(key));
+        let cached = claims.iter().filter_map(|key| self.caches.devices.store().get(key));
         for claim in cached.filter_map(|claim| dynamic_resources::given_back(&claim, &[&pod.uid])) {
             self.write_released(&claim).await?;
         }
@@ -490,12 +526,12 @@ impl Actor {
 
     /// Waits until all claims are bound, or until it is clear that they will not be for this node.
     async fn claims_bound(&self, claims: &[ObjectKey], node: &str) -> Result<(), BindError> {
-        let mut changed = self.claims.changed.clone();
+        let mut changed = self.caches.changed.clone();
         loop {
             changed.borrow_and_update();
             let mut all = true;
             for key in claims {
-                let Some(claim) = self.claims.volumes.store().get(key) else {
+                let Some(claim) = self.caches.volumes.store().get(key) else {
                     let why = format!("persistentvolumeclaim {:?} not found", key.name);
                     return Err(BindError::Volumes(why.into()));
                 };
@@ -532,10 +568,11 @@ impl Actor {
         nominated: Option<String>,
     ) {
         self.event(pod, EventType::Warning, "FailedScheduling", "Scheduling", &message);
-        let condition = json!({
-            "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
-            "lastTransitionTime": now(&self.clock),
-        });
+        let told = self.told(pod, "PodScheduled");
+        let condition = condition(("PodScheduled", "False"), (reason, &message), &told, self.clock.time());
+        if nominated.is_none() && told.condition.as_ref() == Some(&condition) {
+            return;
+        }
         let mut status = json!({"conditions": [condition]});
         if let Some(node) = nominated {
             status["nominatedNodeName"] = if node.is_empty() { Value::Null } else { node.into() };
@@ -546,6 +583,17 @@ impl Actor {
     /// Tells that no room is made for a pod any more.
     pub fn denominate(&self, pod: &Arc<PodInfo>) {
         self.patch_status(pod, json!({"nominatedNodeName": null}));
+    }
+
+    /// A condition of a pod as the server last showed it.
+    fn told(&self, pod: &PodInfo, kind: &str) -> Told {
+        let object = self.caches.pods.store().get(&ObjectKey::new(pod.namespace.as_str(), pod.name.as_str()));
+        let Some(object) = object.filter(|object| object.metadata.uid.as_deref() == Some(&pod.uid)) else {
+            return Told::default();
+        };
+        let conditions = object.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let condition = { conditions }.find(|condition| condition.type_ == kind).cloned();
+        Told { condition, generation: object.metadata.generation }
     }
 
     /// Evicts pods for more important ones, in the background; that all have been told to go comes back as a change.
@@ -598,11 +646,16 @@ impl Actor {
         let Preemptor { reference, node, scheduler } = preemptor;
         let kind = reference.kind.as_deref().unwrap_or_default().to_lowercase();
         let uid = reference.uid.as_deref().unwrap_or_default();
-        let condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-            "message": format!("{scheduler}: preempting to accommodate a higher priority {kind}"),
-            "lastTransitionTime": now(&self.clock),
-        });
+        let note = format!("Preempted by {kind} {uid} on node {node}");
+        let why = ("Preempted", "Preempting");
+        if self.cancel(victim) {
+            let note = format!("{note} (in kube-scheduler memory).");
+            self.event_with(victim, EventType::Normal, why, &note, Some(reference));
+            return Ok(());
+        }
+        let message = format!("{scheduler}: preempting to accommodate a higher priority {kind}");
+        let (target, reason) = (("DisruptionTarget", "True"), ("PreemptionByScheduler", &*message));
+        let condition = condition(target, reason, &self.told(victim, target.0), self.clock.time());
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &victim.namespace);
         let same = Preconditions { uid: Some(victim.uid.clone()), resource_version: None };
         let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
@@ -613,8 +666,6 @@ impl Actor {
         };
         match gone {
             Ok(()) => {
-                let note = format!("Preempted by {kind} {uid} on node {node}");
-                let why = ("Preempted", "Preempting");
                 self.event_with(victim, EventType::Normal, why, &note, Some(reference));
                 Ok(())
             }
@@ -708,14 +759,55 @@ fn about(pod: &PodInfo) -> ObjectReference {
     }
 }
 
-/// Now as the API writes times: whole seconds.
-fn now(clock: &SharedClock) -> String {
-    clock.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+/// What is known of a condition of a pod.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    /// The condition.
+    condition: Option<PodCondition>,
+    /// The pod's generation.
+    generation: Option<i64>,
+}
+
+/// A condition to write. It holds since it was told first.
+fn condition(
+    (kind, status): (&str, &str),
+    (reason, message): (&str, &str),
+    told: &Told,
+    now: Time,
+) -> PodCondition {
+    let before = told.condition.clone().unwrap_or_default();
+    let since = before.last_transition_time.filter(|_| before.status == status);
+    PodCondition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: Some(since.unwrap_or(now)),
+        observed_generation: told.generation,
+        last_probe_time: before.last_probe_time,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_condition_holds_since_its_status_did() {
+        let time = |text: &str| Time(text.parse().unwrap());
+        let (first, later) = (time("2026-01-01T00:00:00Z"), time("2026-01-01T00:01:00Z"));
+        let told =
+            |condition: &PodCondition| Told { condition: Some(condition.clone()), generation: Some(7) };
+        let refused = ("PodScheduled", "False");
+        let fresh = condition(refused, ("Unschedulable", "no"), &Told::default(), first.clone());
+        assert_eq!((&fresh.last_transition_time, fresh.observed_generation), (&Some(first.clone()), None));
+        let again = condition(refused, ("Unschedulable", "not yet"), &told(&fresh), later.clone());
+        assert_eq!(again.last_transition_time, Some(first), "the status is the same");
+        assert_eq!((again.message.as_deref(), again.observed_generation), (Some("not yet"), Some(7)));
+        assert_eq!(condition(refused, ("Unschedulable", "not yet"), &told(&again), later.clone()), again);
+        let other = condition(("PodScheduled", "True"), ("", ""), &told(&again), later.clone());
+        assert_eq!(other.last_transition_time, Some(later));
+    }
 
     #[test]
     fn long_notes_end_in_dots_and_stay_text() {

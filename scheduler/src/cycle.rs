@@ -520,7 +520,7 @@ impl Cycle {
 
     fn options(&self, at: usize) -> Options<'static> {
         let percentage = self.profiles[at].percentage;
-        Options { percentage, start: self.start, tie: rand::random(), stopwatch: None }
+        Options { percentage, start: self.start, tie: rand::random(), ..Options::default() }
     }
 
     fn stopwatch(&self, at: usize) -> Watch<'_> {

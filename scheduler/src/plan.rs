@@ -92,6 +92,8 @@ pub struct Options<'a> {
     pub start: usize,
     /// Picks among equal scores.
     pub tie: u64,
+    /// Whether nobody scores nodes.
+    pub any: bool,
     /// Who times it.
     pub stopwatch: Option<&'a dyn Stopwatch>,
 }
@@ -128,6 +130,7 @@ pub fn schedule(
         }
     };
     let guests = guests(pod, nominated);
+    let options = Options { any: plugins.iter().all(|w| w.weight == 0), ..options };
     // A pod that may go to a few named nodes has nothing in common with others.
     let mut known = filters.restricted.is_none().then(|| memo.of(pod, cluster, plugins));
     let found = match filters.find(pod, cluster, &guests, options, known.as_deref_mut()) {
@@ -344,7 +347,8 @@ impl Filters<'_> {
         mut known: Option<&mut Class>,
     ) -> Result<Found, FilterError> {
         let all = cluster.nodes();
-        let enough = nodes_to_find(all.len(), options.percentage);
+        // Where nobody says which is best, one is as good as any.
+        let enough = if options.any { 1 } else { nodes_to_find(all.len(), options.percentage) };
         let mut found = Found::default();
         // A pod for which room was made looks at that node first and takes it if it fits; a node that is gone is none.
         let nominee = cluster.position(&pod.nominated_node).ok();

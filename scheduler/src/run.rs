@@ -34,7 +34,7 @@ use k8s_openapi::api::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    act::{Actor, Claims},
+    act::{Actor, Caches},
     config::{self, FileError, KubeSchedulerConfiguration, configz, extenders::ExtenderConfiguration},
     cycle::{Advisers, Change, Cycle},
     extender::{ConnectError, Extenders},
@@ -333,11 +333,11 @@ async fn lead(office: Office, tasks: &Tasks) {
         (name.clone(), Recorder::new(client.clone(), clock.clone(), name, "", tasks))
     };
     let recorders = profiles.iter().map(recorder).collect();
-    let claims = Claims { volumes: claims, devices, changed };
+    let pods = informers.get::<Pod>(ListWatch::default());
+    let caches = Caches { pods: pods.clone(), volumes: claims, devices, changed };
     let foretells = features.has(Gate::NominatedNodeNameForExpectation);
     let with = (extenders.clone(), metrics.clone(), foretells);
-    let actor = Actor::new(client.clone(), recorders, clock.clone(), sender, tasks.clone(), claims, with);
-    let pods = informers.get::<Pod>(ListWatch::default());
+    let actor = Actor::new(client.clone(), recorders, clock.clone(), sender, tasks.clone(), caches, with);
     let nodes = informers.get::<Node>(ListWatch::default());
     let advisers = Advisers { extenders, pods, nodes };
     let cycle = Cycle::new((profiles, features), back_off, actor, budgets, advisers, clock, metrics);

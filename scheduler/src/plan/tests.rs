@@ -508,6 +508,20 @@ fn node_of(preemption: Preemption) -> String {
 }
 
 #[test]
+fn one_node_is_enough_where_nobody_scores() {
+    let nodes = ["n1", "n2", "n3"].map(|name| node(name, "a", json!({})));
+    let cluster = cluster(nodes.into(), vec![pod("full").cpu("4").on("n1").info()]);
+    let looked_at = |weight: i64| {
+        let mut plugins = plugins::defaults(Gates::default());
+        plugins.iter_mut().for_each(|w| w.weight = w.weight.min(weight));
+        let next = pod("p").cpu("1").info();
+        let placed = schedule(&next, &cluster, &plugins, &[], Options::default(), &mut Memo::default());
+        placed.map(|placed| (placed.evaluated, placed.feasible)).unwrap()
+    };
+    assert_eq!((looked_at(1), looked_at(0)), ((3, 2), (2, 1)));
+}
+
+#[test]
 fn room_that_is_kept_for_others_as_important_is_not_found_again() {
     let nodes = vec![node("n1", "a", json!({})), node("n2", "a", json!({}))];
     let cluster = cluster(
