@@ -65,7 +65,9 @@ fn room(_: &(), _: &str) -> Result<()> {
     admin.patch(&format!("{PODS}/urgent/status"), "application/merge-patch+json", &kept)?.ok()?;
     // One that starts anew knows it of the pod's status alone.
     drop(scheduler);
-    admin.post(PODS, &pod("lesser", "own"))?.ok()?;
+    let mut lesser = pod("lesser", "own");
+    lesser["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
+    admin.post(PODS, &lesser)?.ok()?;
     let config = json!({"profiles": [{"plugins": {"postFilter": {"disabled": [{"name": "*"}]}}}]});
     let _scheduler = Scheduler::start(&plane, &config, &[])?;
     waits("lesser")?;
