@@ -15,7 +15,7 @@ use component_base::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition},
+    core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition},
     resource::v1::ResourceClaim,
     scheduling::v1alpha2::PodGroup,
 };
@@ -53,7 +53,7 @@ pub struct Actor {
     permits: Arc<Semaphore>,
     caches: Caches,
     /// Bindings that have not begun, since something has to be there before; who tells them not to.
-    preparing: Arc<Mutex<HashMap<String, oneshot::Sender<()>>>>,
+    preparing: Arc<Mutex<HashMap<String, oneshot::Sender<BindError>>>>,
     extenders: Extenders,
     metrics: Arc<Metrics>,
     /// Whether a pod tells its node before it is bound, where that takes more than the binding (KEP-5278).
@@ -73,11 +73,15 @@ pub struct Preemptor {
 pub struct Caches {
     /// Pods.
     pub pods: Informer<Pod>,
+    /// Nodes.
+    pub nodes: Informer<Node>,
     /// Claims of volumes, which bindings wait for.
-    pub volumes: Informer<PersistentVolumeClaim>,
-    /// Those of devices.
+    pub claims: Informer<PersistentVolumeClaim>,
+    /// Volumes.
+    pub volumes: Informer<PersistentVolume>,
+    /// Claims of devices.
     pub devices: Informer<ResourceClaim>,
-    /// Changes whenever a claim does.
+    /// Changes whenever a claim or a volume does.
     pub changed: watch::Receiver<()>,
 }
 
@@ -100,6 +104,8 @@ enum BindError {
     DevicesTimeout,
     #[error("preempted by DefaultPreemption")]
     Preempted,
+    #[error("pod does not exist any more")]
+    Gone,
 }
 
 impl BindError {
@@ -126,6 +132,7 @@ impl BindError {
             | BindError::Devices(_)
             | BindError::NoClaim(_)
             | BindError::Preempted
+            | BindError::Gone
             | BindError::DevicesTimeout => true,
         }
     }
@@ -285,10 +292,10 @@ impl Actor {
         self.preparing.lock().insert(pod.uid.clone(), cancel);
         let mut done = tokio::select! {
             done = self.prepare(pod, (node, made), reservation, timeouts) => done,
-            Ok(()) = cancelled => Err(BindError::Preempted),
+            Ok(why) = cancelled => Err(why),
         };
         // Whoever was told that this pod gives way must not see it bound.
-        if self.preparing.lock().remove(&pod.uid).is_none() {
+        if self.preparing.lock().remove(&pod.uid).is_none() && done.is_ok() {
             done = Err(BindError::Preempted);
         }
         self.metrics.point("PreBind", Status::of(done.is_ok()), &pod.scheduler_name, self.since(began));
@@ -305,9 +312,14 @@ impl Actor {
     }
 
     /// Tells a binding not to begin, if it has not.
-    fn cancel(&self, pod: &PodInfo) -> bool {
+    fn cancel(&self, pod: &PodInfo, why: BindError) -> bool {
         let cancel = self.preparing.lock().remove(&pod.uid);
-        cancel.is_some_and(|cancel| cancel.send(()).is_ok())
+        cancel.is_some_and(|cancel| cancel.send(why).is_ok())
+    }
+
+    /// A pod that is being bound is deleted: nothing is waited for any more.
+    pub fn deleted(&self, pod: &PodInfo) {
+        self.cancel(pod, BindError::Gone);
     }
 
     fn since(&self, began: Timestamp) -> f64 {
@@ -364,7 +376,7 @@ impl Actor {
         timeout: Duration,
     ) -> Result<(), BindError> {
         self.write(reservation).await?;
-        let bound = self.claims_bound(&reservation.awaited, node);
+        let bound = self.claims_bound(reservation, node);
         tokio::time::timeout(timeout, bound).await.map_err(|_| BindError::Timeout)?
     }
 
@@ -398,7 +410,10 @@ impl Actor {
         for volume in &reservation.volumes {
             let api: Api<PersistentVolume> = Api::all(self.client.clone());
             let name = volume.metadata.name.as_deref().unwrap_or_default();
-            api.replace(name, &PostParams::default(), volume).await?;
+            let written = api.replace(name, &PostParams::default(), volume).await?;
+            // An older state would tell that nobody has it.
+            let version = written.metadata.resource_version.clone().unwrap_or_default();
+            self.caches.volumes.wait_seen(&ObjectKey::cluster(name), &version).await;
         }
         for claim in &reservation.claims {
             let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
@@ -407,7 +422,7 @@ impl Actor {
             let written = api.replace(name, &PostParams::default(), claim).await?;
             // An older state would tell that the node was not selected.
             let version = written.metadata.resource_version.clone().unwrap_or_default();
-            self.caches.volumes.wait_seen(&ObjectKey::new(namespace, name), &version).await;
+            self.caches.claims.wait_seen(&ObjectKey::new(namespace, name), &version).await;
         }
         Ok(())
     }
@@ -525,17 +540,13 @@ impl Actor {
     }
 
     /// Waits until all claims are bound, or until it is clear that they will not be for this node.
-    async fn claims_bound(&self, claims: &[ObjectKey], node: &str) -> Result<(), BindError> {
+    async fn claims_bound(&self, reservation: &Reservation, node: &str) -> Result<(), BindError> {
         let mut changed = self.caches.changed.clone();
         loop {
             changed.borrow_and_update();
             let mut all = true;
-            for key in claims {
-                let Some(claim) = self.caches.volumes.store().get(key) else {
-                    let why = format!("persistentvolumeclaim {:?} not found", key.name);
-                    return Err(BindError::Volumes(why.into()));
-                };
-                all &= volume_binding::is_bound(&claim, node).map_err(BindError::Volumes)?;
+            for key in &reservation.awaited {
+                all &= self.is_bound(key, reservation, node).map_err(BindError::Volumes)?;
             }
             if all {
                 return Ok(());
@@ -543,6 +554,34 @@ impl Actor {
             if changed.changed().await.is_err() {
                 // No news come any more: the daemon ends, and the pod is another's to bind.
                 std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Whether a claim has the volume that was chosen, or is made, for it.
+    fn is_bound(&self, key: &ObjectKey, reservation: &Reservation, node: &str) -> Result<bool, Reason> {
+        let volume = |name: &str| self.caches.volumes.store().get(&ObjectKey::cluster(name));
+        let Some(claim) = self.caches.claims.store().get(key) else {
+            return Err(format!("persistentvolumeclaim {:?} not found", key.name).into());
+        };
+        let Some(object) = self.caches.nodes.store().get(&ObjectKey::cluster(node)) else {
+            return Err(format!("failed to get node {node:?}: node {node:?} not found").into());
+        };
+        let labels = object.metadata.labels.clone().unwrap_or_default();
+        let node = (node, &labels);
+        match reservation.volume_for(key) {
+            Some(chosen) => {
+                let name = chosen.metadata.name.as_deref().unwrap_or_default();
+                let Some(volume) = volume(name) else {
+                    return Err(
+                        format!("failed to check binding: persistentvolume {name:?} not found").into()
+                    );
+                };
+                volume_binding::is_given(&claim, &volume, node)
+            }
+            None => {
+                let name = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+                volume_binding::is_made(&claim, volume(name).as_ref(), node)
             }
         }
     }
@@ -648,7 +687,7 @@ impl Actor {
         let uid = reference.uid.as_deref().unwrap_or_default();
         let note = format!("Preempted by {kind} {uid} on node {node}");
         let why = ("Preempted", "Preempting");
-        if self.cancel(victim) {
+        if self.cancel(victim, BindError::Preempted) {
             let note = format!("{note} (in kube-scheduler memory).");
             self.event_with(victim, EventType::Normal, why, &note, Some(reference));
             return Ok(());

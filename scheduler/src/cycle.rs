@@ -318,7 +318,9 @@ impl Cycle {
         let pod = PodInfo::new(event.object(), self.features);
         self.take_member(event, &pod);
         if matches!(event, Event::Deleted { .. }) || pod.finished {
-            self.assumed.remove(&pod.uid);
+            if self.assumed.remove(&pod.uid) {
+                self.actor.deleted(&pod);
+            }
             let was_nominated = self.nominations.contains(&pod.uid) || !pod.nominated_node.is_empty();
             self.forget(&pod.uid);
             if self.cluster.displace(&pod.uid) {
@@ -352,8 +354,11 @@ impl Cycle {
             }
             self.forget(&pod.uid);
             // It cannot be bound any more: what was kept for it is free.
-            if pod.terminating && self.assumed.remove(&pod.uid) && self.cluster.displace(&pod.uid) {
-                self.tell(&ClusterEvent::PodRemoved(pod));
+            if pod.terminating && self.assumed.remove(&pod.uid) {
+                self.actor.deleted(&pod);
+                if self.cluster.displace(&pod.uid) {
+                    self.tell(&ClusterEvent::PodRemoved(pod));
+                }
             }
         }
     }

@@ -27,7 +27,9 @@ use component_base::{
 };
 use k8s_openapi::api::{
     apps::v1::{ReplicaSet, StatefulSet},
-    core::v1::{Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service},
+    core::v1::{
+        Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service,
+    },
     policy::v1::PodDisruptionBudget,
     resource::v1::ResourceClaim,
 };
@@ -319,12 +321,14 @@ async fn lead(office: Office, tasks: &Tasks) {
         feed_all(&informers, &sender, Change::Group);
     }
     let claims = informers.get::<PersistentVolumeClaim>(ListWatch::default());
+    let volumes = informers.get::<PersistentVolume>(ListWatch::default());
     let devices = informers.get::<ResourceClaim>(ListWatch::default());
     let (tell, changed) = watch::channel(());
     let tell = Arc::new(tell);
-    let told = tell.clone();
+    let (of_volumes, of_devices) = (tell.clone(), tell.clone());
     claims.on_event(move |_| tell.send_replace(()));
-    devices.on_event(move |_| told.send_replace(()));
+    volumes.on_event(move |_| of_volumes.send_replace(()));
+    devices.on_event(move |_| of_devices.send_replace(()));
     informers.start();
     informers.wait_synced().await;
     synced.store(true, Ordering::Relaxed);
@@ -334,11 +338,11 @@ async fn lead(office: Office, tasks: &Tasks) {
     };
     let recorders = profiles.iter().map(recorder).collect();
     let pods = informers.get::<Pod>(ListWatch::default());
-    let caches = Caches { pods: pods.clone(), volumes: claims, devices, changed };
+    let nodes = informers.get::<Node>(ListWatch::default());
+    let caches = Caches { pods: pods.clone(), nodes: nodes.clone(), claims, volumes, devices, changed };
     let foretells = features.has(Gate::NominatedNodeNameForExpectation);
     let with = (extenders.clone(), metrics.clone(), foretells);
     let actor = Actor::new(client.clone(), recorders, clock.clone(), sender, tasks.clone(), caches, with);
-    let nodes = informers.get::<Node>(ListWatch::default());
     let advisers = Advisers { extenders, pods, nodes };
     let cycle = Cycle::new((profiles, features), back_off, actor, budgets, advisers, clock, metrics);
     cycle.run(receiver).await;

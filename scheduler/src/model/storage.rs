@@ -210,6 +210,16 @@ pub enum Release {
 }
 
 impl Reservation {
+    /// The volume that is chosen for a claim, unless one is made.
+    pub fn volume_for(&self, claim: &ObjectKey) -> Option<&PersistentVolume> {
+        let is_for = |volume: &&PersistentVolume| {
+            let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+            let text = |text: &Option<String>| text.clone().unwrap_or_default();
+            reference.is_some_and(|r| ObjectKey::new(text(&r.namespace), text(&r.name)) == *claim)
+        };
+        self.volumes.iter().find(is_for)
+    }
+
     /// Whether there is nothing to write or to wait for.
     pub fn is_empty(&self) -> bool {
         self.awaited.is_empty() && self.devices.is_empty() && self.extended.is_none()

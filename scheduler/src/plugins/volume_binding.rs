@@ -337,21 +337,61 @@ impl Choice {
     }
 }
 
-/// Whether a claim has its volume for good, or, as an error, why it never will have that of this decision.
+/// Whether a claim that a volume is made for has it for good, or, as an error, why it never will have that of this decision.
+/// `volume` is the one that it names, if that is known; `node` has its name and labels.
 ///
 /// # Errors
-/// When whoever makes volumes has given the node up.
-pub fn is_bound(claim: &PersistentVolumeClaim, node: &str) -> Result<bool, Reason> {
-    let volume = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
-    if !volume.is_empty() {
-        return Ok(annotation(&claim.metadata, BIND_COMPLETED).is_some());
+/// When whoever makes volumes has given the node up, or made one elsewhere.
+pub fn is_made(
+    claim: &PersistentVolumeClaim,
+    volume: Option<&Arc<PersistentVolume>>,
+    node: (&str, &Labels),
+) -> Result<bool, Reason> {
+    let name = claim.metadata.name.as_deref().unwrap_or_default();
+    if claim.metadata.annotations.as_ref().is_none_or(BTreeMap::is_empty) {
+        return Err(format!("selectedNode annotation reset for PVC {name:?}").into());
     }
-    match annotation(&claim.metadata, SELECTED_NODE) {
-        Some(selected) if selected != node => {
-            let name = claim.metadata.name.as_deref().unwrap_or_default();
-            Err(format!("selectedNode annotation value {selected:?} not set to scheduled node {node:?} for PVC {name:?}").into())
+    // Who cannot make one for the node takes the node away.
+    if annotation(&claim.metadata, SELECTED_NODE) != Some(node.0) {
+        return Err(format!("provisioning failed for PVC {name:?}").into());
+    }
+    match volume {
+        None => Ok(false),
+        Some(volume) => reaches(volume, node).map(|()| is_bound(claim)),
+    }
+}
+
+/// Whether a claim has for good the volume that was chosen for it, or, as an error, why it never will.
+///
+/// # Errors
+/// When the volume is taken from it again, or the node does not reach it any more.
+pub fn is_given(
+    claim: &PersistentVolumeClaim,
+    volume: &Arc<PersistentVolume>,
+    node: (&str, &Labels),
+) -> Result<bool, Reason> {
+    reaches(volume, node)?;
+    let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+    if reference.and_then(|claim| claim.uid.as_deref()).unwrap_or_default().is_empty() {
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        return Err(format!("ClaimRef got reset for pv {name:?}").into());
+    }
+    Ok(is_bound(claim))
+}
+
+fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    let volume = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+    !volume.is_empty() && annotation(&claim.metadata, BIND_COMPLETED).is_some()
+}
+
+fn reaches(volume: &Arc<PersistentVolume>, (name, labels): (&str, &Labels)) -> Result<(), Reason> {
+    let volume = Volume::new(volume);
+    match volume.affinity.as_ref().is_none_or(|affinity| affinity.matches(name, labels)) {
+        true => Ok(()),
+        false => {
+            let why = "no matching NodeSelectorTerms";
+            Err(format!("pv {:?} node affinity doesn't match node {name:?}: {why}", volume.name()).into())
         }
-        _ => Ok(false),
     }
 }
 

@@ -266,10 +266,54 @@ fn a_claim_stays_with_the_node_that_was_selected_for_it() {
     assert_eq!(verdicts(&user, &cluster).unwrap(), [vec![BIND_CONFLICT.to_owned()], vec![]]);
     let reservation = reserve(&user, &cluster, "b");
     assert!(reservation.claims.is_empty() && reservation.awaited.len() == 1);
+}
+
+#[test]
+fn a_binding_waits_for_its_volumes_and_no_longer_than_there_is_hope() {
     let of = |object: &Value| -> PersistentVolumeClaim { serde_json::from_value(object.clone()).unwrap() };
-    assert_eq!(is_bound(&of(&selected), "b"), Ok(false));
-    assert!(is_bound(&of(&selected), "a").is_err());
-    assert_eq!(is_bound(&of(&bound(selected, "v")), "b"), Ok(true));
+    let at = |host: &str| Arc::new(serde_json::from_value(volume("v", "made", "1Gi", host)).unwrap());
+    let labels = Labels::from([("kubernetes.io/hostname".to_owned(), "b".to_owned())]);
+    let made =
+        |claim: &Value, volume: Option<&Arc<PersistentVolume>>| is_made(&of(claim), volume, ("b", &labels));
+    let asked = |node: &str| {
+        with(claim("c", "made", "1Gi"), &["metadata", "annotations"], json!({SELECTED_NODE: node, "a": "b"}))
+    };
+    let done = || {
+        let both = json!({SELECTED_NODE: "b", BIND_COMPLETED: "yes"});
+        with(bound(asked("b"), "v"), &["metadata", "annotations"], both)
+    };
+    let lost = with(asked("b"), &["metadata", "annotations"], json!({"a": "b"}));
+    let bare = with(asked("b"), &["metadata", "annotations"], json!(null));
+    let named = with(asked("b"), &["spec", "volumeName"], json!("v"));
+    for (claim, volume, expected) in [
+        (asked("b"), None, Ok(false)),
+        (named.clone(), None, Ok(false)),
+        (named, Some(at("b")), Ok(false)),
+        (done(), Some(at("b")), Ok(true)),
+        (done(), None, Ok(false)),
+        (
+            done(),
+            Some(at("a")),
+            Err("pv \"v\" node affinity doesn't match node \"b\": no matching NodeSelectorTerms"),
+        ),
+        (asked("a"), None, Err("provisioning failed for PVC \"c\"")),
+        (lost, None, Err("provisioning failed for PVC \"c\"")),
+        (bare, None, Err("selectedNode annotation reset for PVC \"c\"")),
+    ] {
+        assert_eq!(made(&claim, volume.as_ref()), expected.map_err(Reason::from), "{claim}");
+    }
+    let kept = |host: &str, uid: Option<&str>| {
+        let reference = json!({"namespace": "default", "name": "c", "uid": uid});
+        let volume = with(volume("v", "local", "1Gi", host), &["spec", "claimRef"], reference);
+        Arc::new(serde_json::from_value(volume).unwrap())
+    };
+    let given = |claim: &Value, volume: Arc<PersistentVolume>| is_given(&of(claim), &volume, ("b", &labels));
+    let local = claim("c", "local", "1Gi");
+    assert_eq!(given(&local, kept("b", Some("u"))), Ok(false));
+    assert_eq!(given(&bound(local.clone(), "v"), kept("b", Some("u"))), Ok(true));
+    assert!(given(&local, kept("a", Some("u"))).is_err(), "the node lost its label");
+    assert_eq!(given(&local, kept("b", None)), Err("ClaimRef got reset for pv \"v\"".into()));
+    assert_eq!(given(&local, at("b")), Err("ClaimRef got reset for pv \"v\"".into()));
 }
 
 #[test]
