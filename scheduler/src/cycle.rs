@@ -245,7 +245,7 @@ impl Cycle {
                 }
             }
             Change::Devices(change) => {
-                let event = self.cluster.devices.take(&change);
+                let Some(event) = self.cluster.devices.take(&change) else { return };
                 if event == DeviceEvent::Class {
                     // What nodes said of extended resources depended on it.
                     self.memos.iter_mut().for_each(|memo| *memo = plan::Memo::default());

@@ -153,8 +153,8 @@ impl Devices {
     }
 
     /// Takes a change in and tells what it may mean.
-    pub fn take(&mut self, change: &DeviceChange) -> DeviceEvent {
-        match change {
+    pub fn take(&mut self, change: &DeviceChange) -> Option<DeviceEvent> {
+        let event = match change {
             DeviceChange::Slice(event) => {
                 take(&mut self.slices, event);
                 DeviceEvent::Slice
@@ -177,6 +177,10 @@ impl Devices {
                 let holds = |claim: &ResourceClaim| {
                     claim.status.as_ref().is_some_and(|status| status.allocation.is_some())
                 };
+                // Finalizers and labels matter to nobody.
+                if matches!(event, Event::Updated { old, new } if old.status == new.status) {
+                    return None;
+                }
                 let released = match event {
                     Event::Deleted { last, .. } => holds(last),
                     Event::Updated { old, new } => holds(old) && !holds(new),
@@ -187,7 +191,8 @@ impl Devices {
                     false => DeviceEvent::Claim(object_key(event.object().as_ref())),
                 }
             }
-        }
+        };
+        Some(event)
     }
 
     /// What a decision is about to write counts from now on.
@@ -266,6 +271,23 @@ mod tests {
         assert_eq!(found(&devices, "d.io/other"), None);
         devices.gate(Gates::default().with(Gate::DRAExtendedResource, false));
         assert_eq!(found(&devices, "d.io/gpu"), None);
+    }
+
+    #[test]
+    fn of_a_claim_only_its_status_is_news() {
+        let claim = |finalizers: serde_json::Value, allocation: serde_json::Value| {
+            let meta = json!({"name": "c", "namespace": "d", "finalizers": finalizers});
+            let claim = json!({"metadata": meta, "spec": {}, "status": {"allocation": allocation}});
+            Arc::new(serde_json::from_value::<ResourceClaim>(claim).unwrap())
+        };
+        let (none, some) = (|| json!(null), || json!({}));
+        let told = |event| Devices::default().take(&DeviceChange::Claim(event));
+        let updated = |old, new| told(Event::Updated { old, new });
+        let of_claim = Some(DeviceEvent::Claim(ObjectKey::new("d", "c")));
+        assert_eq!(told(Event::Added { new: claim(none(), none()), initial: false }), of_claim);
+        assert_eq!(updated(claim(none(), none()), claim(json!(["f"]), none())), None);
+        assert_eq!(updated(claim(none(), none()), claim(none(), some())), of_claim);
+        assert_eq!(updated(claim(none(), some()), claim(none(), none())), Some(DeviceEvent::Released));
     }
 
     #[test]
