@@ -223,6 +223,13 @@ pub fn pod_request(pod: &Pod, name: &str) -> i64 {
     level.unwrap_or_else(containers).saturating_add(amount(spec.overhead.as_ref(), name).unwrap_or(0))
 }
 
+/// What the pod's containers request of `name` in thousandths, whatever the pod says as a whole.
+#[must_use]
+pub fn containers_request(pod: &Pod, name: &str) -> i64 {
+    let own = |c: &Container| amount(c.resources.as_ref().and_then(|r| r.requests.as_ref()), name);
+    pod_total(pod, |c| Some(own(c).unwrap_or(0))).unwrap_or(0)
+}
+
 /// The pod's limit of `name` in thousandths, or `None` when some container is unlimited.
 #[must_use]
 pub fn pod_limit(pod: &Pod, name: &str) -> Option<i64> {

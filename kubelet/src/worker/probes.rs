@@ -30,6 +30,8 @@ pub struct Probes {
     shared: Arc<Shared>,
     nudge: Arc<Notify>,
     results: Arc<Mutex<ProbeResults>>,
+    /// Some container has started.
+    started: Arc<Notify>,
     running: HashMap<Key, CancellationToken>,
 }
 
@@ -38,6 +40,7 @@ struct Prober {
     shared: Arc<Shared>,
     nudge: Arc<Notify>,
     results: Arc<Mutex<ProbeResults>>,
+    some_started: Arc<Notify>,
     pod: Arc<Pod>,
     role: Role,
     container: Container,
@@ -51,7 +54,7 @@ impl Probes {
     /// No probes yet; `nudge` wakes the worker.
     #[must_use]
     pub fn new(shared: Arc<Shared>, nudge: Arc<Notify>) -> Self {
-        Self { shared, nudge, results: Arc::default(), running: HashMap::new() }
+        Self { shared, nudge, results: Arc::default(), started: Arc::default(), running: HashMap::new() }
     }
 
     /// The settled results.
@@ -84,6 +87,7 @@ impl Probes {
                 }
                 if kind == Kind::Startup && self.has_started(before, role, record) {
                     self.results.lock().entry(key).or_insert(Outcome::Success);
+                    self.started.notify_waiters();
                     continue;
                 }
                 let cancel = CancellationToken::new();
@@ -92,6 +96,7 @@ impl Probes {
                     shared: Arc::clone(&self.shared),
                     nudge: Arc::clone(&self.nudge),
                     results: Arc::clone(&self.results),
+                    some_started: Arc::clone(&self.started),
                     pod: Arc::clone(pod),
                     role,
                     container: container.clone(),
@@ -166,7 +171,15 @@ impl Prober {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            let some_started = self.some_started.notified();
+            tokio::pin!(some_started);
+            some_started.as_mut().enable();
             if self.waits_for_startup() {
+                // One that has started is asked at once whether it is ready, so that nobody waits another period for it.
+                if self.kind == Kind::Readiness {
+                    some_started.await;
+                    ticks.reset_immediately();
+                }
                 continue;
             }
             let target = Target { id: &self.id, ip: &self.ip, container: &self.container };
@@ -176,6 +189,9 @@ impl Prober {
             self.report(&finding);
             if let Some(outcome) = state.step(&finding, &spec) {
                 self.results.lock().insert((Arc::clone(&self.id), self.kind), outcome);
+                if self.kind == Kind::Startup {
+                    self.some_started.notify_waiters();
+                }
                 self.nudge.notify_one();
             }
             if state.is_over() {
