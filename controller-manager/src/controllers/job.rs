@@ -9,7 +9,7 @@ mod metrics;
 mod plan;
 mod policy;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use component_base::{
     client,
@@ -19,7 +19,7 @@ use component_base::{
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, controller_of, has_finalizer, object_key},
     selector::LabelSelector,
-    workqueue::{Outcome, WorkQueue, run_workers},
+    workqueue::{Outcome, RateLimits, WorkQueue, run_workers},
 };
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -50,8 +50,12 @@ struct Controller {
     forgets_start: bool,
 }
 
+/// A job that failed to be written is not left alone for longer.
+const RETRY: RateLimits =
+    RateLimits { base: Duration::from_millis(5), max: Duration::from_secs(60), qps: 10.0, burst: 100.0 };
+
 pub(super) fn start(ctx: &Context) {
-    let queue: WorkQueue<ObjectKey> = WorkQueue::new("job");
+    let queue: WorkQueue<ObjectKey> = WorkQueue::with_limits("job", RETRY);
     let controller = Controller {
         client: ctx.client.clone(),
         jobs: ctx.informers.get(ListWatch::default()),
