@@ -15,7 +15,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use component_base::goduration;
@@ -76,6 +76,10 @@ pub enum Part {
     Queue,
     /// Finding out whether it may be.
     Authorization,
+    /// Waiting for etcd.
+    Etcd,
+    /// Writing the answer's objects in the form that was asked for.
+    Serialization,
     /// Webhooks that change it, one after the other.
     MutatingWebhooks,
     /// Webhooks that judge it, all at once.
@@ -89,6 +93,8 @@ impl Part {
             Self::Impersonation => "impersonation",
             Self::Queue => "apf-queue-wait",
             Self::Authorization => "authorization",
+            Self::Etcd => "etcd",
+            Self::Serialization => "serialize-response-object",
             Self::MutatingWebhooks => "mutating-webhook",
             Self::ValidatingWebhooks => "validating-webhook",
         }
@@ -290,6 +296,14 @@ pub fn annotate(key: &str, value: impl Into<String>) {
 pub fn spend(part: Part, time: Duration) {
     // What the server does by itself nobody asks about.
     CURRENT.try_with(|context| context.spend(part, time)).unwrap_or_default();
+}
+
+/// Does something that is a part of what the server does for the request this is part of.
+pub fn measured<T>(part: Part, work: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let outcome = work();
+    spend(part, begun.elapsed());
+    outcome
 }
 
 /// Notes a value that may hold content of the object, so only where the request's level shows that.

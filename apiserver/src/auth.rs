@@ -106,6 +106,29 @@ pub enum Decision {
     Deny(String),
     /// Ask the next one; the reason shows in the final 403.
     NoOpinion(String),
+    /// Somebody who had a say could not be asked: not allowed, and with `denied` whatever others say. A request that needed
+    /// the decision fails with the error.
+    Failed {
+        /// Whether the next one is not asked.
+        denied: bool,
+        /// What others said.
+        reason: String,
+        /// What went wrong.
+        error: String,
+    },
+}
+
+impl Decision {
+    /// The reason why it is allowed, or why not.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn allowed(self) -> Result<String, String> {
+        match self {
+            Self::Allow(reason) => Ok(reason),
+            Self::Deny(reason) | Self::NoOpinion(reason) | Self::Failed { reason, .. } => Err(reason),
+        }
+    }
 }
 
 /// Decides whether attributes are allowed.

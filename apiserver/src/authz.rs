@@ -249,9 +249,9 @@ impl Authorizer for Counted {
         let decision = self.inner.authorize(attributes).await;
         match decision {
             Decision::Allow(_) => self.allowed.inc(),
-            Decision::Deny(_) => self.denied.inc(),
+            Decision::Deny(_) | Decision::Failed { denied: true, .. } => self.denied.inc(),
             // Not the last word.
-            Decision::NoOpinion(_) => {}
+            Decision::NoOpinion(_) | Decision::Failed { denied: false, .. } => {}
         }
         decision
     }
@@ -261,21 +261,32 @@ impl Authorizer for Counted {
     }
 }
 
-/// Authorizers in order; the first opinion counts, reasons of the others are joined.
+/// Authorizers in order; the first opinion counts, reasons and errors of the others are joined.
 pub struct Union(pub Vec<Arc<dyn Authorizer>>);
 
 #[async_trait]
 impl Authorizer for Union {
     async fn authorize(&self, attributes: &Attributes) -> Decision {
-        let mut reasons = Vec::new();
+        let (mut reasons, mut errors) = (Vec::new(), Vec::new());
         for one in &self.0 {
-            match one.authorize(attributes).await {
-                Decision::NoOpinion(reason) if reason.is_empty() => {}
-                Decision::NoOpinion(reason) => reasons.push(reason),
+            let reason = match one.authorize(attributes).await {
+                Decision::NoOpinion(reason) => reason,
+                Decision::Failed { denied: false, reason, error } => {
+                    errors.push(error);
+                    reason
+                }
                 opinion => return opinion,
+            };
+            if !reason.is_empty() {
+                reasons.push(reason);
             }
         }
-        Decision::NoOpinion(reasons.join("\n"))
+        let reason = reasons.join("\n");
+        match errors.len() {
+            0 => Decision::NoOpinion(reason),
+            1 => Decision::Failed { denied: false, reason, error: errors.remove(0) },
+            _ => Decision::Failed { denied: false, reason, error: format!("[{}]", errors.join(", ")) },
+        }
     }
 
     async fn rules(&self, user: &User, namespace: &str) -> (Vec<Value>, Vec<Value>, bool) {
@@ -362,6 +373,37 @@ mod tests {
             let yes = attributes.verb == self.0;
             if yes { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
         }
+    }
+
+    /// Decides the same of everything.
+    struct Fixed(Decision);
+
+    #[async_trait]
+    impl Authorizer for Fixed {
+        async fn authorize(&self, _: &Attributes) -> Decision {
+            self.0.clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_asked_is_passed_over_unless_that_denies() {
+        let failed =
+            |denied, error: &str| Decision::Failed { denied, reason: String::new(), error: error.to_owned() };
+        let of = async |all: Vec<Decision>| {
+            let all = all.into_iter().map(|one| Arc::new(Fixed(one)) as Arc<dyn Authorizer>).collect();
+            Union(all).authorize(&Attributes::default()).await
+        };
+        let allow = Decision::Allow("r".to_owned());
+        assert_eq!(of(vec![failed(false, "a"), allow.clone()]).await, allow);
+        assert_eq!(of(vec![failed(true, "a"), allow]).await, failed(true, "a"));
+        assert_eq!(of(vec![failed(false, "a")]).await, failed(false, "a"));
+        let no = Decision::NoOpinion("no".to_owned());
+        let told = of(vec![failed(false, "a"), no, failed(false, "b")]).await;
+        assert_eq!(
+            told,
+            Decision::Failed { denied: false, reason: "no".to_owned(), error: "[a, b]".to_owned() }
+        );
+        assert_eq!(told.allowed(), Err("no".to_owned()));
     }
 
     fn webhook(name: &str) -> Mode {

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     admission::{self, Operation, Reinvocation, Request},
+    audit::{self, Part},
     auth::Attributes,
     field::{Error, ErrorList, Path},
     negotiation::{Form, Media, Offer},
@@ -33,6 +34,7 @@ use crate::{
 };
 
 mod apply;
+mod binding;
 mod body;
 mod computed;
 mod converted;
@@ -185,6 +187,12 @@ impl Call {
                     return answer;
                 }
             }
+            _ if matches!(target.as_str(), "bindings" | "pods/binding")
+                && self.resource.group.is_empty()
+                && self.info.verb == "create" =>
+            {
+                return self.bind().await;
+            }
             "eviction" if target == "pods/eviction" && self.info.verb == "create" => {
                 return self.evict().await;
             }
@@ -285,7 +293,8 @@ impl Call {
     /// A value that has one form only.
     fn respond_value(&self, code: u16, value: &Value) -> Result<Response<Body>, Status> {
         let media = Media { form: Form::Object, beta: false, ..self.media };
-        Ok(response::of(code, media.content_type(), response::full(media.encode(value)?)))
+        let bytes = audit::measured(Part::Serialization, || media.encode(value))?;
+        Ok(response::of(code, media.content_type(), response::full(bytes)))
     }
 
     pub(crate) fn id(&self) -> ResourceId {
@@ -492,7 +501,8 @@ impl Call {
             }
             Form::Metadata => partial(&object),
         };
-        Ok(response::of(code, self.media.content_type(), response::full(self.media.encode(&value)?)))
+        let bytes = audit::measured(Part::Serialization, || self.media.encode(&value))?;
+        Ok(response::of(code, self.media.content_type(), response::full(bytes)))
     }
 }
 

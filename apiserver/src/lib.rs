@@ -19,7 +19,6 @@ pub mod audit;
 pub mod auth;
 pub mod authn;
 pub mod authz;
-pub mod bindings;
 pub mod bootstrap;
 pub mod componentstatuses;
 mod cork;

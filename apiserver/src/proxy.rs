@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     admission,
-    auth::{Attributes, Decision, User},
+    auth::{Attributes, User},
     object::Object,
     registry::Resource,
     request_path::{Peer, info::RequestInfo},
@@ -202,17 +202,11 @@ impl Connect {
             return Ok(());
         }
         let wanted = Attributes { verb: "create".into(), ..self.attributes.clone() };
-        match self.server.authorizer.authorize(&wanted).await {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny(why) | Decision::NoOpinion(why) => {
-                let why = crate::authz::forbidden_message(&wanted, &why);
-                Err(Status::forbidden(
-                    &GroupName::new("", self.info.resource.as_str()),
-                    &self.info.name,
-                    &why,
-                ))
-            }
-        }
+        let decision = self.server.authorizer.authorize(&wanted).await;
+        decision.allowed().map(drop).map_err(|why| {
+            let why = crate::authz::forbidden_message(&wanted, &why);
+            Status::forbidden(&GroupName::new("", self.info.resource.as_str()), &self.info.name, &why)
+        })
     }
 }
 

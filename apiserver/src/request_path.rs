@@ -514,15 +514,17 @@ async fn authorize(server: &Server, attributes: &Attributes) -> Result<(), Statu
             note_decision("forbid", reason.clone());
             Err(forbidden(attributes, &reason))
         }
+        Decision::Failed { error, .. } => {
+            audit::annotate("authorization.k8s.io/reason", "internal error".to_owned());
+            Err(Status::internal(error))
+        }
     }
 }
 
 /// The same for what is no request of its own.
 async fn may(authorizer: &dyn Authorizer, attributes: &Attributes) -> Result<(), Status> {
-    match authorizer.authorize(attributes).await {
-        Decision::Allow(_) => Ok(()),
-        Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
-    }
+    let decision = authorizer.authorize(attributes).await;
+    decision.allowed().map(drop).map_err(|reason| forbidden(attributes, &reason))
 }
 
 fn forbidden(attributes: &Attributes, reason: &str) -> Status {

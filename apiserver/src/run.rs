@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use component_base::{
     config::ConfigError,
     daemon::Daemon,
-    features::{self, Gate, Gates},
+    features::{self, Gate},
     flags::{FlagSet, Values},
     serving::ServingError,
     task::Tasks,
@@ -30,10 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission,
     aggregator::{self, Aggregator},
-    alloc, audit,
-    auth::Authorizer,
-    authn, authz,
-    bindings::Bindings,
+    alloc, audit, authn, authz,
     bootstrap::{self, authentication_facts::RequestHeader, storage_versions::Barrier},
     componentstatuses::ComponentStatuses,
     customresources, debug,
@@ -46,7 +43,7 @@ use crate::{
     health,
     http::Listener,
     leaderelection, metrics,
-    objects::{self, Objects, stored::StoreObjects},
+    objects::{Objects, stored::StoreObjects},
     openapi::OpenApi,
     options::{self, Config, OptionsError},
     peers::{self, Peers},
@@ -54,7 +51,7 @@ use crate::{
     registry::{Resource, SideEffects, catalog, stored_forms::StoredForms},
     reload,
     request_path::Impersonations,
-    reviews::{self, Virtuals},
+    reviews,
     server::{InFlight, Server},
     status::Status,
     storage::{StorageError, Store, StoreConfig, StoredResource, Transformer},
@@ -254,7 +251,7 @@ pub async fn build(config: Config, catalog: catalog::Catalog, tasks: &Tasks) -> 
         computed: HashMap::from([(("", "componentstatuses"), statuses)]),
         catalog,
         admission: chain.map_err(BuildError::Admission)?.plugins(),
-        virtuals: virtuals(&authentication, &authorization.authorizer, &objects, config.gates),
+        virtuals: reviews::all(&authentication, &authorization.authorizer),
         authentication,
         openapi: OpenApi::new(config.gates),
         discovery: Discovery::new(config.gates.has(Gate::StorageVersionHash)),
@@ -470,21 +467,6 @@ fn external(config: &Config, facts: &bootstrap::Facts) -> String {
         name if name.contains(':') => name.to_owned(),
         name => format!("{name}:{}", facts.port),
     }
-}
-
-/// Resources that answer instead of being stored.
-fn virtuals(
-    authentication: &Arc<authn::Authentication>,
-    authorizer: &Arc<dyn Authorizer>,
-    objects: &Arc<dyn Objects>,
-    gates: Gates,
-) -> Virtuals {
-    let mut all = reviews::all(authentication, authorizer);
-    let labels = gates.has(Gate::PodTopologyLabelsAdmission);
-    let clears = gates.has(Gate::ClearingNominatedNodeNameAfterBinding);
-    let binding = Bindings { objects: objects.clone(), pods: objects::PODS, labels, clears };
-    all.insert(("", "pods/binding"), Arc::new(binding));
-    all
 }
 
 /// What the bootstrap objects say of this server.

@@ -133,6 +133,17 @@ fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
+/// Several errors in one, each said once.
+fn aggregate(errors: &ErrorList) -> String {
+    let mut seen = Vec::with_capacity(errors.as_slice().len());
+    for text in errors.iter().map(FieldError::to_string) {
+        if !seen.contains(&text) {
+            seen.push(text);
+        }
+    }
+    if seen.len() == 1 { seen.remove(0) } else { format!("[{}]", seen.join(", ")) }
+}
+
 // === impl GroupName ===
 
 impl GroupName {
@@ -268,22 +279,31 @@ impl Status {
 
     /// 422 with one cause per field error: `Pod "x" is invalid: spec.a: Required value`.
     pub fn invalid(kind: &GroupName, name: &str, errors: &ErrorList) -> Self {
-        let list = match errors.as_slice() {
-            [one] => one.to_string(),
-            many => {
-                let mut seen = Vec::with_capacity(many.len());
-                for text in many.iter().map(FieldError::to_string) {
-                    if !seen.contains(&text) {
-                        seen.push(text);
-                    }
-                }
-                if seen.len() == 1 { seen.remove(0) } else { format!("[{}]", seen.join(", ")) }
-            }
-        };
+        let list = aggregate(errors);
         let mut status = Self::new(422, Reason::Invalid, format!("{kind} \"{name}\" is invalid: {list}"))
             .about(kind, name);
         status.details.get_or_insert_default().causes = errors.iter().map(Cause::from).collect();
         status
+    }
+
+    /// 409, of an object that is stored with this key and is not the one that was meant: what tells them apart, what was
+    /// wanted and what is there.
+    pub fn precondition(
+        resource: &GroupName,
+        name: &str,
+        key: &str,
+        (label, want, have): (&str, &str, &str),
+    ) -> Self {
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
+             failed: {label} in precondition: {want}, {label} in object meta: {have}"
+        );
+        Self::conflict(resource, name, &why)
+    }
+
+    /// 500, of errors that have no kind: what upstream answers where it does not say what is invalid.
+    pub fn aggregate(errors: &ErrorList) -> Self {
+        Self::new(500, Reason::Unknown, aggregate(errors))
     }
 
     /// 400.

@@ -16,7 +16,7 @@ use smol_str::SmolStr;
 
 use super::{Operation, Parts, Plugin, Request, items};
 use crate::{
-    auth::{Attributes, Authorizer, Decision, User},
+    auth::{Attributes, Authorizer, User},
     authz,
     field::{Error, ErrorList, Path},
     object::Object,
@@ -189,10 +189,7 @@ impl DeviceAccess {
     }
 
     async fn allowed(&self, asked: &Attributes) -> Result<(), String> {
-        let (Decision::Deny(reason) | Decision::NoOpinion(reason)) = self.authorizer.authorize(asked).await
-        else {
-            return Ok(());
-        };
+        let Err(reason) = self.authorizer.authorize(asked).await.allowed() else { return Ok(()) };
         let resource = GroupName::new(asked.group.as_str(), asked.resource.as_str());
         Err(Status::forbidden(&resource, &asked.name, &authz::forbidden_message(asked, &reason)).message)
     }

@@ -10,7 +10,7 @@ use smol_str::SmolStr;
 
 use super::{Operation, Parts, Plugin, Request, items};
 use crate::{
-    auth::{Attributes, Authorizer, Decision},
+    auth::{Attributes, Authorizer},
     object::Object,
     registry::catalog::Catalog,
     status::Status,
@@ -43,10 +43,7 @@ fn newly_blocking(new: &Object, old: Option<&Object>) -> Vec<Value> {
 
 impl OwnerReferences {
     async fn may(&self, wanted: Attributes) -> Result<(), String> {
-        match self.authorizer.authorize(&wanted).await {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny(why) | Decision::NoOpinion(why) => Err(why),
-        }
+        self.authorizer.authorize(&wanted).await.allowed().map(drop)
     }
 
     /// What one must be allowed to hold up an owner's deletion: one question for each resource of its kind.

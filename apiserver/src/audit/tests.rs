@@ -180,6 +180,8 @@ fn slow_requests_say_where_the_time_went() {
         let context = Context::new(true);
         for (part, millis) in [
             (Part::Authentication, 5),
+            (Part::Etcd, 20),
+            (Part::Etcd, 40),
             (Part::MutatingWebhooks, 200),
             (Part::MutatingWebhooks, 100),
             (Part::ValidatingWebhooks, 150),
@@ -194,6 +196,7 @@ fn slow_requests_say_where_the_time_went() {
     assert!(spent(500).is_empty());
     let told = [
         ("authentication", "5ms"),
+        ("etcd", "60ms"),
         ("mutating-webhook", "300ms"),
         ("total", "1.5s"),
         ("validating-webhook", "250ms"),

@@ -110,7 +110,9 @@ impl Issuer {
         request.set("kind", "TokenRequest");
         request.set_meta_str("name", name);
         request.set_meta_str("namespace", namespace);
-        request.set_meta_str("uid", account.uid());
+        if request.uid().is_empty() {
+            request.set_meta_str("uid", account.uid());
+        }
         request.set_meta_str("creationTimestamp", &rfc3339(now));
         let mut spec = request.remove("spec").filter(Value::is_object).unwrap_or_else(|| json!({}));
         self.default_spec(&mut spec);
@@ -171,12 +173,12 @@ impl Issuer {
         let Some(to) = to.filter(|v| v.is_object()) else { return Ok(Bound::default()) };
         let text = |field: &str| to.get(field).and_then(Value::as_str).unwrap_or_default();
         let (version, kind, name, uid) = (text("apiVersion"), text("kind"), text("name"), text("uid"));
-        let (resource, scope) = match (version, kind) {
-            ("v1", "Pod") => (PODS, namespace),
-            ("v1", "Secret") => (SECRETS, namespace),
-            ("v1", "Node") => (NODES, ""),
+        let (group, v) = version.split_once('/').unwrap_or(("", version));
+        let (resource, scope) = match (group, kind) {
+            ("", "Pod") => (PODS, namespace),
+            ("", "Secret") => (SECRETS, namespace),
+            ("", "Node") => (NODES, ""),
             _ => {
-                let (group, v) = version.split_once('/').unwrap_or(("", version));
                 let words = format!("cannot bind token to object of type {group}/{v}, Kind={kind}");
                 return Err(Status::bad_request(words));
             }

@@ -41,14 +41,21 @@ pub async fn access_review(
         _ => subject(&spec),
     };
     let attributes = attributes(&spec, Arc::new(user));
+    let mut wrong = Vec::new();
     let mut status = match authorizer.authorize(&attributes).await {
         Decision::Allow(reason) => with_reason(json!({"allowed": true}), reason),
         Decision::Deny(reason) => with_reason(json!({"allowed": false, "denied": true}), reason),
         Decision::NoOpinion(reason) => with_reason(json!({"allowed": false}), reason),
+        Decision::Failed { denied, reason, error } => {
+            wrong.push(error);
+            let status =
+                if denied { json!({"allowed": false, "denied": true}) } else { json!({"allowed": false}) };
+            with_reason(status, reason)
+        }
     };
-    let unread = unread(&attributes);
-    if !unread.is_empty() {
-        status["evaluationError"] = unread.into();
+    wrong.extend(Some(unread(&attributes)).filter(|unread| !unread.is_empty()));
+    if !wrong.is_empty() {
+        status["evaluationError"] = wrong.join("; ").into();
     }
     review.set("status", status);
     Ok(review)

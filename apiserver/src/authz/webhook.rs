@@ -75,12 +75,9 @@ impl WebhookAuthorizer {
         Ok(Self { options, remote, conditions, cache })
     }
 
-    fn failed(&self, why: &str) -> Decision {
-        tracing::warn!(webhook = self.options.name, why, "failed to make webhook authorizer request");
-        match self.options.fails_closed {
-            true => Decision::Deny(format!("webhook authorizer {:?} failed", self.options.name)),
-            false => Decision::NoOpinion(String::new()),
-        }
+    fn failed(&self, error: String) -> Decision {
+        tracing::warn!(webhook = self.options.name, error, "failed to make webhook authorizer request");
+        Decision::Failed { denied: self.options.fails_closed, reason: String::new(), error }
     }
 
     /// Whether the conditions let it be asked.
@@ -201,7 +198,7 @@ impl Authorizer for WebhookAuthorizer {
         match self.applies(&spec) {
             Ok(true) => {}
             Ok(false) => return Decision::NoOpinion(String::new()),
-            Err(why) => return self.failed(&why),
+            Err(why) => return self.failed(why),
         }
         let text = spec.to_string();
         let key: [u8; 32] = Sha256::digest(text.as_bytes()).into();
@@ -220,7 +217,7 @@ impl Authorizer for WebhookAuthorizer {
                 }
                 decision
             }
-            Err(error) => self.failed(&error.to_string()),
+            Err(error) => self.failed(error.to_string()),
         }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{Call, ComputedResource};
 use crate::{
+    audit::{self, Part},
     negotiation::{Encoding, Form},
     object::Object,
     response::{self, Body},
@@ -39,7 +40,7 @@ impl Call {
             codec::list(&self.info.api_version(), &self.list_kind(), b"{}", items)
                 .map_err(Status::internal)?
         } else {
-            self.media.encode(&self.list_value(objects, metadata))?
+            audit::measured(Part::Serialization, || self.media.encode(&self.list_value(objects, metadata)))?
         };
         Ok(response::of(200, self.media.content_type(), response::full(body)))
     }

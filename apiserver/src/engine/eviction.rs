@@ -59,18 +59,7 @@ impl Call {
                  version {version:?}"
             )));
         }
-        if eviction.name() != self.info.name {
-            return Err(Status::bad_request("name in URL does not match name in Eviction object"));
-        }
-        match eviction.namespace() {
-            "" => eviction.set_meta_str("namespace", &self.info.namespace),
-            other if other != self.info.namespace => {
-                return Err(Status::bad_request(
-                    "the namespace of the provided object does not match the namespace sent on the request",
-                ));
-            }
-            _ => {}
-        }
+        self.is_of_path(&mut eviction, "Eviction")?;
         let broken = "/deleteOptions/ignoreStoreReadErrorWithClusterBreakingPotential";
         if eviction.pointer(broken) == Some(&Value::Bool(true)) {
             let path = Path::new("deleteOptions").child("ignoreStoreReadErrorWithClusterBreakingPotential");

@@ -129,8 +129,13 @@ pub(super) fn watch(query: &Query, streams_lists: bool) -> Result<Watch, Status>
     Ok(Watch { from, bookmarks: query.flag("allowWatchBookmarks"), timeout })
 }
 
-/// A resource version that a client names, or what is wrong with it.
+/// A resource version that a parameter names, or what is wrong with it.
 fn revision(text: &str) -> Result<u64, String> {
+    parse_uint(text).map_err(|why| format!("resourceVersion: Invalid value: {text:?}: {why}"))
+}
+
+/// A number without a sign, or what is wrong with it in Go's words.
+pub(super) fn parse_uint(text: &str) -> Result<u64, String> {
     // Rust takes a sign where Go takes none.
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let why = match text.parse() {
@@ -138,7 +143,7 @@ fn revision(text: &str) -> Result<u64, String> {
         Err(error) if is_number && *error.kind() == IntErrorKind::PosOverflow => "value out of range",
         _ => "invalid syntax",
     };
-    Err(format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}"))
+    Err(format!("strconv.ParseUint: parsing {text:?}: {why}"))
 }
 
 /// Gets and watches answer so where lists say that the request is bad.

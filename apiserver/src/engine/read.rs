@@ -19,6 +19,7 @@ use super::{
     Call, converted::Seen, list_options, listing::List, partial, selector, shards, storage_status, table,
 };
 use crate::{
+    audit::{self, Part},
     auth::Attributes,
     metrics::WatchEvents,
     negotiation::{self, Encoding, Form},
@@ -141,7 +142,8 @@ impl Call {
         if let Some(custom) = self.custom() {
             objects = custom.restored(objects).await?;
         }
-        self.media.encode(&self.list_value(objects, metadata))
+        let list = self.list_value(objects, metadata);
+        audit::measured(Part::Serialization, || self.media.encode(&list))
     }
 
     /// The list in the form that was asked for.

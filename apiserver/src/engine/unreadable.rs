@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use super::Call;
 use crate::{
     audit,
-    auth::Decision,
     field::{Error, ErrorList, Path},
     object::Object,
     response::Body,
@@ -78,9 +77,7 @@ impl Call {
         let (name, resource) = (self.info.name.as_str(), self.resource.group_resource());
         let mut wanted = (*self.attributes).clone();
         wanted.verb = VERB.into();
-        if let Decision::Deny(why) | Decision::NoOpinion(why) =
-            self.server.authorizer.authorize(&wanted).await
-        {
+        if let Err(why) = self.server.authorizer.authorize(&wanted).await.allowed() {
             let why = format!("not permitted to do {VERB:?}, reason: {why}");
             return Err(Status::forbidden(&resource, name, &why));
         }

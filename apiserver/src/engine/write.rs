@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use proto::table;
 use serde_json::Value;
 
-use super::{Call, apply::Applied, body::PatchKind, metadata};
+use super::{Call, apply::Applied, body::PatchKind, list_options, metadata};
 use crate::{
     admission::Operation,
     field::{Error, ErrorList, Path},
@@ -15,7 +15,7 @@ use crate::{
     patch,
     response::Body,
     schema,
-    status::{GroupName, Status},
+    status::{GroupName, Reason, Status},
     storage::{Entry, StorageError},
 };
 
@@ -74,6 +74,17 @@ fn doubt(outcome: &Result<Outcome, Status>, current: &Current) -> Doubt {
     }
 }
 
+/// The number that is the version of an object; 0 where it has none, or the one that means any.
+///
+/// # Errors
+/// 500, as upstream: the number is read where it is written.
+fn version_of(object: &Object) -> Result<u64, Status> {
+    match object.resource_version() {
+        "" => Ok(0),
+        text => list_options::parse_uint(text).map_err(|why| Status::new(500, Reason::Unknown, why)),
+    }
+}
+
 impl Call {
     fn decode_body(&mut self) -> Result<Object, Status> {
         let want = self.info.api_version();
@@ -99,7 +110,15 @@ impl Call {
         Ok(object)
     }
 
-    fn check_namespace(&self, object: &mut Object) -> Result<(), Status> {
+    /// Whether what is done to the object of the path is said to be done to it.
+    pub(super) fn is_of_path(&self, object: &mut Object, kind: &str) -> Result<(), Status> {
+        if object.name() != self.info.name {
+            return Err(Status::bad_request(format!("name in URL does not match name in {kind} object")));
+        }
+        self.check_namespace(object)
+    }
+
+    pub(super) fn check_namespace(&self, object: &mut Object) -> Result<(), Status> {
         let asked = self.key_namespace();
         if object.namespace().is_empty() {
             object.set_meta_str("namespace", asked);
@@ -149,9 +168,6 @@ impl Call {
         if self.resource.namespaced && self.info.namespace.is_empty() {
             return Err(Status::bad_request("an empty namespace may not be set during creation"));
         }
-        if !object.resource_version().is_empty() {
-            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
-        }
         let stem =
             if object.name().is_empty() { object.meta_str("generateName").to_owned() } else { String::new() };
         metadata::fill_new(&mut object, now);
@@ -162,8 +178,7 @@ impl Call {
             let mut one = object.clone();
             one.set_meta_str("name", &metadata::generated_name(&stem));
             match self.create_one(one, now, false).await {
-                Err(status)
-                    if status.reason == crate::status::Reason::AlreadyExists && attempt < NAME_TRIES => {}
+                Err(status) if status.reason == Reason::AlreadyExists && attempt < NAME_TRIES => {}
                 done => return done,
             }
         }
@@ -178,6 +193,9 @@ impl Call {
         applied: bool,
     ) -> Result<Response<Body>, Status> {
         let strategy = self.resource.strategy.clone();
+        // Upstream finds this out where it writes; what is no number it does not find.
+        let versioned = !applied && version_of(&object).is_ok_and(|version| version != 0);
+        object.set_meta_str("resourceVersion", "");
         self.unite_owners(&mut object);
         strategy.default(&mut object, &self.info.version);
         if !applied {
@@ -202,6 +220,10 @@ impl Call {
                 return Err(Status::already_exists(&self.resource.group_resource(), &name));
             }
             return self.respond_object(201, object);
+        }
+        if versioned {
+            let why = "resourceVersion should not be set on objects to be created";
+            return Err(Status::new(500, Reason::Unknown, why));
         }
         let bytes = self.to_store(&object).await?;
         let stored = self.server.store.create(&self.id(), self.key_namespace(), &name, bytes, None).await;
@@ -279,11 +301,7 @@ impl Call {
     /// The conflict of an update of another object of this name; `have` is empty where there is none.
     pub(super) fn of_other_uid(&self, name: &str, want: &str, have: &str) -> Status {
         let key = self.server.store.key_of(&self.id(), self.key_namespace(), name);
-        let why = format!(
-            "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
-             failed: UID in precondition: {want}, UID in object meta: {have}"
-        );
-        Status::conflict(&self.resource.group_resource(), name, &why)
+        Status::precondition(&self.resource.group_resource(), name, &key, ("UID", want, have))
     }
 
     /// The object as etcd has it.
@@ -362,8 +380,8 @@ impl Call {
             ));
             self.invalid(name, &errors)?;
         }
-        let version = new.resource_version().to_owned();
-        if version.is_empty() {
+        let version = version_of(&new)?;
+        if version == 0 {
             if matches!(change, Change::Replace(_)) && !self.resource.strategy.allow_unconditional_update() {
                 let mut errors = ErrorList::new();
                 errors.push(Error::invalid(
@@ -373,12 +391,12 @@ impl Call {
                 ));
                 self.invalid(name, &errors)?;
             }
-        } else if version != old.resource_version() {
+        } else if version != version_of(old)? {
             return Err(Status::stale(&resource, name));
         }
         new.set("apiVersion", self.info.api_version());
         new.set("kind", self.resource.kind);
-        let guarded = !version.is_empty() && matches!(change, Change::Replace(_));
+        let guarded = version != 0 && matches!(change, Change::Replace(_));
         Ok((new, guarded))
     }
 

@@ -54,11 +54,15 @@ impl Questions {
 
     async fn ask(&self, question: Question) {
         let decision = self.authorizer.authorize(&self.asked(&question)).await;
-        let (allowed, reason) = match decision {
-            Decision::Allow(reason) => (true, reason),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => (false, reason),
+        let error = match &decision {
+            Decision::Failed { error, .. } => Some(error.clone()),
+            _ => None,
         };
-        self.answers.lock().insert(question, Answer { allowed, reason, error: None });
+        let (allowed, reason) = match decision.allowed() {
+            Ok(reason) => (true, reason),
+            Err(reason) => (false, reason),
+        };
+        self.answers.lock().insert(question, Answer { allowed, reason, error });
     }
 
     fn asked(&self, question: &Question) -> Attributes {

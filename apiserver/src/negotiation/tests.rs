@@ -194,7 +194,7 @@ async fn metadata_and_questions_go_in_protobuf() {
     let plain = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
     let (code, answer) = server.post(uri, plain).await;
     assert_eq!((code, &answer["status"]["allowed"]), (201, &json!(true)));
-    let binding = json!({"target": {"kind": "Node", "name": "n"}});
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
     let (code, answer) = server.post("/api/v1/namespaces/default/pods/p/binding", binding).await;
     assert_eq!((code, &answer["reason"]), (404, &json!("NotFound")), "{answer}");
     let own = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview", "metadata": {}});

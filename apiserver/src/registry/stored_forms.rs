@@ -113,7 +113,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::registry::catalog;
+    use crate::registry::{Resource, catalog};
 
     fn forms(writes_cbor: bool) -> StoredForms {
         StoredForms::new(catalog::builtin(), writes_cbor)
@@ -170,5 +170,125 @@ mod tests {
         assert!(on.is_stale(&things, &json) && !on.is_stale(&things, &written));
         assert!(off.is_stale(&things, &written) && !off.is_stale(&things, &json));
         assert!(off.decode(&roles, "", written.into()).is_err(), "roles are never CBOR");
+    }
+
+    /// Upstream's object of every kind that is stored, with every field filled: as protobuf, which is what it has in etcd,
+    /// and as JSON.
+    fn goldens(mut each: impl FnMut(&Resource, &str, Vec<u8>, Value)) -> usize {
+        let Some(goldens) = component_base::reference::reference("api-golden") else { return usize::MAX };
+        let mut seen = 0;
+        for resource in catalog::builtin().iter().filter(|resource| resource.verbs.contains(&"list")) {
+            let group = if resource.group.is_empty() { "core" } else { resource.group };
+            for version in resource.versions {
+                let stem = goldens.join(format!("{group}.{version}.{}", resource.kind));
+                let of = |ending: &str| std::fs::read(format!("{}.{ending}", stem.display()));
+                if let (Ok(stored), Ok(text)) = (of("pb"), of("json")) {
+                    each(resource, version, stored, serde_json::from_slice(&text).unwrap());
+                    seen += 1;
+                }
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn every_kind_is_read_as_upstream_has_stored_it() {
+        let forms = forms(false);
+        let seen = goldens(|resource, version, stored, golden| {
+            assert!(stored.starts_with(&MAGIC));
+            let id = ResourceId::new(resource.stored_group(), resource.plural);
+            let read = forms.decode(&id, "", stored.into()).unwrap();
+            let mut want = Object::from_value(golden).unwrap();
+            let stored_version = resource.stored_api_version();
+            if !resource.serves_stored(version) {
+                resource.convert(&mut want, &resource.api_version(version), &stored_version).unwrap();
+            }
+            let read: Value = serde_json::from_slice(&read).unwrap();
+            assert_eq!(read["apiVersion"], stored_version.as_str());
+            assert_eq!(read, want.into_value(), "{version} of {}", resource.plural);
+        });
+        assert!(seen > 80, "{seen} kinds have golden objects");
+    }
+
+    /// Without what says nothing: the libraries of clients differ in what they leave out.
+    fn telling(value: &Value) -> Value {
+        let says = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => false,
+            Value::Object(fields) => !fields.is_empty(),
+            Value::Array(members) => !members.is_empty(),
+            Value::String(text) => !text.is_empty(),
+            _ => true,
+        };
+        match value {
+            Value::Object(fields) => {
+                let fields = fields.iter().map(|(name, value)| (name.clone(), telling(value)));
+                Value::Object(fields.filter(|(_, value)| says(value)).collect())
+            }
+            Value::Array(members) => members.iter().map(telling).collect(),
+            Value::Number(number) if number.as_f64() == number.as_i64().map(|whole| whole as f64) => {
+                json!(number.as_i64())
+            }
+            other => other.clone(),
+        }
+    }
+
+    type Reader = fn(&[u8]) -> Value;
+
+    /// What a client's library of types makes of a value.
+    fn reread<T: serde::Serialize + serde::de::DeserializeOwned>(value: &[u8]) -> Value {
+        let mut value = serde_json::to_value(serde_json::from_slice::<T>(value).unwrap()).unwrap();
+        // This library lets objects within objects say what they are.
+        let claims = value.pointer_mut("/spec/volumeClaimTemplates").and_then(Value::as_array_mut);
+        for claim in claims.into_iter().flatten().filter_map(Value::as_object_mut) {
+            claim.retain(|field, _| !matches!(field.as_str(), "apiVersion" | "kind"));
+        }
+        value
+    }
+
+    macro_rules! readers {
+        ($($module:path : $($kind:ident),*;)*) => {
+            &[$($({ use $module as of; (stringify!($kind), reread::<of::$kind> as Reader) }),*),*]
+        };
+    }
+
+    #[test]
+    fn what_is_stored_is_read_by_others_in_the_storage_version() {
+        let readers: &[(&str, Reader)] = readers! {
+            k8s_openapi::api::admissionregistration::v1: MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration;
+            k8s_openapi::api::apps::v1: ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet;
+            k8s_openapi::api::autoscaling::v2: HorizontalPodAutoscaler;
+            k8s_openapi::api::batch::v1: CronJob, Job;
+            k8s_openapi::api::certificates::v1: CertificateSigningRequest;
+            k8s_openapi::api::coordination::v1: Lease;
+            k8s_openapi::api::core::v1: ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodTemplate, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount;
+            k8s_openapi::api::discovery::v1: EndpointSlice;
+            k8s_openapi::api::flowcontrol::v1: FlowSchema, PriorityLevelConfiguration;
+            k8s_openapi::api::networking::v1: IPAddress, Ingress, IngressClass, NetworkPolicy, ServiceCIDR;
+            k8s_openapi::api::node::v1: RuntimeClass;
+            k8s_openapi::api::policy::v1: PodDisruptionBudget;
+            k8s_openapi::api::rbac::v1: ClusterRole, ClusterRoleBinding, Role, RoleBinding;
+            k8s_openapi::api::resource::v1: DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice;
+            k8s_openapi::api::scheduling::v1: PriorityClass;
+            k8s_openapi::api::storage::v1: CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment;
+        };
+        let forms = forms(false);
+        let mut read = HashSet::new();
+        let seen = goldens(|resource, version, _, golden| {
+            if resource.strategy.stored_as().is_some() || version != resource.storage_version {
+                return;
+            }
+            let Some((kind, reader)) = readers.iter().find(|(kind, _)| *kind == resource.kind) else {
+                return;
+            };
+            let id = ResourceId::new(resource.group, resource.plural);
+            // A time that is not there is a null in Go's words, and this library wants none.
+            let golden = telling(&golden);
+            let written = forms.encode(&id, "", serde_json::to_vec(&golden).unwrap()).unwrap();
+            // A server tells by this byte that a value is no envelope.
+            assert_eq!(written.first(), Some(&b'{'));
+            assert_eq!(telling(&reader(&written)), golden, "{kind}");
+            read.insert(*kind);
+        });
+        assert!(seen == usize::MAX || read.len() == readers.len(), "only {read:?}");
     }
 }

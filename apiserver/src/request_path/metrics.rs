@@ -79,6 +79,7 @@ pub(super) fn authorized(decision: &Decision, time: Duration) {
         Decision::Allow(_) => "allowed",
         Decision::Deny(_) => "denied",
         Decision::NoOpinion(_) => "no-opinion",
+        Decision::Failed { .. } => "error",
     };
     DECISIONS.hot(&[result], IntCounter::inc);
     AUTHORIZATION.hot(&[result], |sum| sum.observe(time.as_secs_f64()));

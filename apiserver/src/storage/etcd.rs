@@ -33,6 +33,7 @@ use tower::{BoxError, Service, util::BoxCloneSyncService};
 
 use super::{ResourceId, StorageError, StoreConfig, TlsFiles, metrics};
 use crate::{
+    audit::{self, Part},
     cork::Cork,
     egress::{Route, Stream},
 };
@@ -318,6 +319,7 @@ impl Etcd {
                 Ok(Ok(value)) => {
                     metrics::call_ended(operation, "OK");
                     metrics::etcd_request(operation, id, started, false);
+                    audit::spend(Part::Etcd, started.elapsed());
                     return Ok(value);
                 }
                 Ok(Err(error)) => classify(&error),
@@ -334,6 +336,7 @@ impl Etcd {
             }
         }
         metrics::etcd_request(operation, id, started, true);
+        audit::spend(Part::Etcd, started.elapsed());
         Err(last)
     }
 

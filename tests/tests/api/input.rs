@@ -172,11 +172,19 @@ fn wrong_places(plane: &ControlPlane, ns: &str) -> Result<()> {
         "AlreadyExists",
         "configmaps \"a\" already exists",
     )?;
-    post(json!({"metadata": {"name": "c", "resourceVersion": "5"}}))?
-        .refused_with(500, "", "resourceVersion should not be set on objects to be created")
-        .or_else(|_| {
-            post(json!({"metadata": {"name": "c", "resourceVersion": "5"}}))?.refused(400, "BadRequest")
-        })?;
+    post(json!({"metadata": {"name": "c", "resourceVersion": "5"}}))?.refused_with(
+        500,
+        "",
+        "resourceVersion should not be set on objects to be created",
+    )?;
+    post(json!({"metadata": {"name": "c", "resourceVersion": "0"}}))?.ok()?;
+    let put = |version: &str, value: &str| {
+        let object = json!({"metadata": {"name": "c", "resourceVersion": version}, "data": {"k": value}});
+        admin.put(&config_maps(ns, "c"), &object)
+    };
+    put("x", "1")?.refused_with(500, "", "strconv.ParseUint: parsing \"x\": invalid syntax")?;
+    put("1", "1")?.refused_with(409, "Conflict", "the object has been modified")?;
+    put("0", "1")?.ok()?;
     Ok(())
 }
 

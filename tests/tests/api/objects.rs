@@ -336,6 +336,26 @@ fn binding(plane: &ControlPlane, ns: &str) -> Result<()> {
     let pods = format!("/api/v1/namespaces/{ns}/pods");
     admin.post(&pods, &pod("a"))?.ok()?;
     let to = |node: &str| json!({"metadata": {"name": "a"}, "target": {"kind": "Node", "name": node}});
+    admin.post(&format!("{pods}/a/binding?dryRun=All"), &to("first"))?.ok()?;
+    let unbound = admin.get(&format!("{pods}/a"))?.ok()?;
+    ensure!(unbound["spec"]["nodeName"].is_null(), "a dry run has bound it: {unbound}");
+    admin.post(&format!("{pods}/b/binding"), &to("first"))?.refused_with(
+        400,
+        "BadRequest",
+        "name in URL does not match name in Binding object",
+    )?;
+    admin.post(&format!("{pods}/a/binding"), &to(""))?.refused_with(
+        500,
+        "",
+        "target.name: Required value",
+    )?;
+    let mut other = to("first");
+    other["metadata"]["uid"] = json!("other");
+    admin.post(&format!("{pods}/a/binding"), &other)?.refused_with(
+        409,
+        "Conflict",
+        "UID in precondition: other",
+    )?;
     admin.post(&format!("{pods}/a/binding"), &to("first"))?.ok()?;
     admin.post(&format!("{pods}/a/binding"), &to("second"))?.refused_with(
         409,
@@ -344,6 +364,17 @@ fn binding(plane: &ControlPlane, ns: &str) -> Result<()> {
     )?;
     let bound = admin.get(&format!("{pods}/a"))?.ok()?;
     ensure!(bound["spec"]["nodeName"] == "first", "{bound}");
+    // The older resource does the same.
+    admin.post(&pods, &pod("b"))?.ok()?;
+    let older = format!("/api/v1/namespaces/{ns}/bindings");
+    let binding = json!({"metadata": {"name": "b"}, "target": {"name": "second"}});
+    let done = admin.post(&older, &binding)?.ok()?;
+    ensure!((&done["kind"], &done["status"]) == (&json!("Status"), &json!("Success")), "{done}");
+    ensure!(admin.get(&format!("{pods}/b"))?.ok()?["spec"]["nodeName"] == "second", "it is not bound");
+    admin.post(&older, &json!({"target": {"name": "second"}}))?.refused(400, "BadRequest")?;
+    admin
+        .post(&older, &json!({"metadata": {"name": "none"}, "target": {"name": "second"}}))?
+        .refused(404, "NotFound")?;
     Ok(())
 }
 

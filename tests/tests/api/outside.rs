@@ -37,6 +37,9 @@ fn answer(call: &Call) -> Reply {
         "/tokens" => reply(json!({"authenticated": false})),
         "/access" => {
             let wanted = &spec["resourceAttributes"];
+            if wanted["resource"] == "pods" {
+                return Reply::Code(403, json!({}));
+            }
             let allowed =
                 spec["user"] == "jane" && wanted["resource"] == "configmaps" && wanted["verb"] == "list";
             reply(json!({"allowed": allowed, "reason": "asked outside"}))
@@ -83,7 +86,13 @@ fn webhooks(_: &(), _: &str) -> Result<()> {
     let asked = receiver.calls("/access").iter().filter(|call| call.body["spec"]["user"] == "jane").count();
     ensure!(asked == 1, "a permission was asked for {asked} times");
     jane.get("/api/v1/namespaces/default/secrets")?.refused_with(403, "Forbidden", "asked outside")?;
-    // What RBAC allows is not asked for.
+    // What cannot be found out is neither allowed nor forbidden.
+    jane.get("/api/v1/namespaces/default/pods")?.refused(500, "InternalError")?;
+    let review = json!({"spec": {"user": "joe", "resourceAttributes": {"verb": "list", "resource": "pods"}}});
+    let told = plane.admin()?.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review)?.ok()?;
+    let told = &told["status"];
+    ensure!(told["allowed"] == false && told["evaluationError"].is_string(), "{told}");
+    // What masters may is not asked for.
     plane.admin()?.get("/api/v1/namespaces/default/secrets")?.ok()?;
     ensure!(
         !receiver.calls("/access").iter().any(|call| call.body["spec"]["user"] == "admin"),

@@ -8,6 +8,7 @@ use crate::{
         Chain, PLUGINS,
         testing::{Write, parts},
     },
+    auth::Decision,
     objects::memory::Memory,
 };
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::super::{items, text};
 use crate::{
-    auth::{Attributes, Authorizer, Decision},
+    auth::{Attributes, Authorizer},
     object::Object,
     objects::{CSI_DRIVERS, Kind, Objects, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES},
 };
@@ -60,14 +60,13 @@ pub(super) async fn check(
         is_resource: true,
         ..Attributes::default()
     };
-    match authorizer.authorize(&wanted).await {
-        Decision::Allow(_) => Ok(()),
-        Decision::Deny(_) | Decision::NoOpinion(_) => Err(format!(
+    authorizer.authorize(&wanted).await.allowed().map(drop).map_err(|_| {
+        format!(
             "audience {audience:?} not found in pod spec volume, {} is not authorized to request tokens for this \
              audience",
             asked.user.name
-        )),
-    }
+        )
+    })
 }
 
 /// Whether a volume of the pod wants tokens for an audience. Volumes that cannot be looked into matter only if none does.
