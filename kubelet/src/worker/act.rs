@@ -771,6 +771,9 @@ impl Worker {
             self.facts(pod, Some(place.sandbox.ips.clone())).pod_ips.into_iter().next().unwrap_or_default();
         let limit = Duration::from_secs(3600);
         let ran = lifecycle::run(&self.shared.runtime, id, &ip, container, hook, limit).await;
+        if let Ok(Some(told)) = &ran {
+            self.event(pod, Severity::Warning, lifecycle::FALLBACK, told);
+        }
         if let Err(error) = ran {
             tracing::warn!(pod = %pod::display(pod), container = container.name, %error, "postStart hook failed");
             let name = &container.name;

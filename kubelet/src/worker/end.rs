@@ -223,7 +223,11 @@ impl Worker {
             && !grace.is_zero()
         {
             let run = lifecycle::run(&self.shared.runtime, id, ip, container, hook, grace);
-            if let Ok(Err(error)) = tokio::time::timeout(grace, run).await {
+            let ran = tokio::time::timeout(grace, run).await;
+            if let Ok(Ok(Some(told))) = &ran {
+                self.event(pod, Severity::Warning, lifecycle::FALLBACK, told);
+            }
+            if let Ok(Err(error)) = ran {
                 tracing::warn!(pod = %pod::display(pod), container = container.name, %error, "preStop hook failed");
                 let name = &container.name;
                 self.container_event(pod, name, Severity::Warning, "FailedPreStopHook", "PreStopHook failed");
