@@ -12,7 +12,7 @@ use component_base::features::Gates;
 
 use crate::{
     config::{
-        PluginSet, Plugins, ProfileConfiguration,
+        PluginSet, PluginSwitch, Plugins, ProfileConfiguration,
         args::{self, ArgsError, DefaultPreemptionArgs, DynamicResourcesArgs, NoArgs, VolumeBindingArgs},
     },
     metrics::Metrics,
@@ -40,6 +40,9 @@ pub enum ProfileError {
     /// A plugin that cannot be missing is switched off.
     #[error("{0} cannot be disabled")]
     Needed(&'static str),
+    /// A plugin is switched on twice at one point.
+    #[error("plugin {0:?} already registered")]
+    Twice(String),
     /// A plugin has two sets of arguments.
     #[error("repeated config for plugin {0}")]
     Repeated(String),
@@ -188,6 +191,14 @@ fn check_names(profile: &ProfileConfiguration) -> Result<(), ProfileError> {
     if let Some(name) = enabled.chain(configured).find(|name| !known(name)) {
         return Err(ProfileError::Unknown(name.to_owned()));
     }
+    for set in sets(switches) {
+        let twice = |(at, switch): (usize, &PluginSwitch)| {
+            set.enabled[..at].iter().any(|other| other.name == switch.name)
+        };
+        if let Some(at) = (0..set.enabled.len()).find(|at| twice((*at, &set.enabled[*at]))) {
+            return Err(ProfileError::Twice(set.enabled[at].name.clone()));
+        }
+    }
     for (at, config) in profile.plugin_config.iter().enumerate() {
         if profile.plugin_config[..at].iter().any(|other| other.name == config.name) {
             return Err(ProfileError::Repeated(config.name.clone()));
@@ -224,13 +235,14 @@ pub(crate) fn sets(switches: &Plugins) -> [&PluginSet; 15] {
     ]
 }
 
-/// The default plugins in their order; those that the profile switches on for all points and that are not among them
-/// come last.
+/// The default plugins in their order, if the profile leaves them on; then those that it switches on for all points, in
+/// its order; then the others.
 fn order(switches: &Plugins, features: Gates) -> Vec<&'static Registered> {
-    let (mut first, mut last): (Vec<_>, Vec<_>) =
-        plugins::REGISTRY.iter().partition(|p| p.is_default(features));
-    let place = |p: &&Registered| switches.multi_point.enabled.iter().position(|s| s.name == p.name);
-    last.sort_by_key(|p| place(p));
+    let all = &switches.multi_point;
+    let stays = |p: &&Registered| p.is_default(features) && !all.disables(p.name);
+    let (mut first, mut last): (Vec<_>, Vec<_>) = plugins::REGISTRY.iter().partition(stays);
+    let place = |p: &&Registered| all.enabled.iter().position(|s| s.name == p.name);
+    last.sort_by_key(|p| (place(p).is_none(), place(p)));
     first.extend(last);
     first
 }
@@ -256,9 +268,13 @@ fn points(switches: &Plugins, registered: &Registered, features: Gates) -> Point
     }
 }
 
-/// The weight given at the point, else that given for all points, else the default one.
+/// The weight given at the point, else that given for all points, else the default one. Who switches a plugin on and says
+/// nothing of its weight gives it 1.
 fn weight(switches: &Plugins, point: &PluginSet, registered: &Registered, features: Gates) -> i64 {
-    let given = |set: &PluginSet| set.enables(registered.name)?.weight.filter(|w| *w > 0);
+    let given = |set: &PluginSet| {
+        let switch = set.enables(registered.name)?;
+        Some(switch.weight.filter(|weight| *weight != 0).unwrap_or(1))
+    };
     given(point).or_else(|| given(&switches.multi_point)).unwrap_or(registered.usual_weight(features))
 }
 
@@ -318,6 +334,38 @@ mod tests {
         assert_eq!(names, ["NodeName", "NodeResourcesFit"]);
         assert_eq!(profile.plugins[1].weight, 4);
         assert_eq!(profile.preemption, None);
+    }
+
+    #[test]
+    fn plugins_come_in_the_order_of_the_profile_and_weigh_what_it_says() {
+        let of = |profile: Value| -> Vec<(&'static str, i64)> {
+            let built = build(profile).unwrap();
+            built.plugins.iter().map(|w| (w.plugin.name(), w.weight)).collect()
+        };
+        let own = of(json!({"plugins": {"multiPoint": {
+            "disabled": [{"name": "*"}],
+            "enabled": [{"name": "ImageLocality", "weight": 5}, {"name": "PrioritySort"}, {"name": "NodeName"},
+                {"name": "DefaultBinder"}, {"name": "TaintToleration"}],
+        }}}));
+        assert_eq!(own, [("ImageLocality", 5), ("NodeName", 1), ("TaintToleration", 1)]);
+        let weight = |plugins: Value| {
+            let all = of(json!({"plugins": plugins}));
+            all.iter().find(|(name, _)| *name == "TaintToleration").map(|(_, weight)| *weight)
+        };
+        let named = |weight: Value| json!({"enabled": [{"name": "TaintToleration", "weight": weight}]});
+        assert_eq!(weight(json!({})), Some(3));
+        assert_eq!(weight(json!({"multiPoint": named(json!(null))})), Some(1), "it is configured anew");
+        assert_eq!(weight(json!({"multiPoint": named(json!(4))})), Some(4));
+        assert_eq!(weight(json!({"multiPoint": named(json!(4)), "score": named(json!(null))})), Some(1));
+        assert_eq!(weight(json!({"multiPoint": named(json!(4)), "score": named(json!(6))})), Some(6));
+        let replaced = of(json!({"plugins": {"multiPoint": named(json!(9))}}));
+        let usual: Vec<&str> = plugins::defaults(Gates::default()).iter().map(|w| w.plugin.name()).collect();
+        assert_eq!(replaced.iter().map(|(name, _)| *name).collect::<Vec<_>>(), usual, "it keeps its place");
+        let anew = of(json!({"plugins": {"multiPoint": {
+            "disabled": [{"name": "NodeName"}], "enabled": [{"name": "NodeName"}]}}}));
+        assert_eq!(anew.last().map(|(name, _)| *name), Some("NodeName"));
+        let twice = json!({"plugins": {"filter": {"enabled": [{"name": "NodeName"}, {"name": "NodeName"}]}}});
+        assert_eq!(build(twice).unwrap_err(), "plugin \"NodeName\" already registered");
     }
 
     #[test]
