@@ -229,7 +229,7 @@ impl Cycle {
 
     fn take(&mut self, change: Change) {
         match change {
-            Change::Pod(event) => self.take_pod(&event),
+            Change::Pod(event) => one_by_one(event).iter().for_each(|event| self.take_pod(event)),
             Change::Node(event) => self.take_node(&event),
             Change::Namespace(event) => {
                 let namespace = event.object();
@@ -700,6 +700,16 @@ impl Cycle {
     }
 }
 
+/// What happened to pods, told apart: where a watch missed that a pod went, another of its name seems to be a state of it.
+fn one_by_one(event: Event<Pod>) -> Vec<Event<Pod>> {
+    match event {
+        Event::Updated { old, new } if old.metadata.uid != new.metadata.uid => {
+            vec![Event::Deleted { last: old, unknown_state: true }, Event::Added { new, initial: false }]
+        }
+        event => vec![event],
+    }
+}
+
 /// Times the parts of a decision for the metrics.
 #[derive(Debug)]
 struct Watch<'a> {
@@ -724,5 +734,33 @@ impl Stopwatch for Watch<'_> {
         let now = self.clock.now();
         let took = now.duration_since(std::mem::replace(&mut *self.since.lock(), now)).as_secs_f64();
         self.metrics.point(point, status, self.profile, took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_of_another_uid_is_another_pod() {
+        let pod = |uid: &str| -> Arc<Pod> {
+            Arc::new(serde_json::from_value(json!({"metadata": {"name": "p", "uid": uid}})).unwrap())
+        };
+        let told = |old, new| -> Vec<String> {
+            let events = one_by_one(Event::Updated { old: pod(old), new: pod(new) });
+            let word = |event: &Event<Pod>| {
+                let kind = match event {
+                    Event::Added { .. } => "came",
+                    Event::Updated { .. } => "changed",
+                    Event::Deleted { .. } => "went",
+                };
+                format!("{} {kind}", event.object().metadata.uid.as_deref().unwrap())
+            };
+            events.iter().map(word).collect()
+        };
+        assert_eq!(told("a", "a"), ["a changed"]);
+        assert_eq!(told("a", "b"), ["a went", "b came"]);
     }
 }
