@@ -138,6 +138,7 @@ pub struct Cycle {
     start: usize,
     /// How many there have been.
     decisions: u32,
+    events: u32,
     /// What nodes said, per profile.
     memos: Vec<plan::Memo>,
     sampling: Sampling,
@@ -182,6 +183,7 @@ impl Cycle {
             said: HashMap::new(),
             start: 0,
             decisions: 0,
+            events: 0,
             sampling,
         }
     }
@@ -449,6 +451,8 @@ impl Cycle {
 
     fn tell_those(&mut self, is_told: impl Fn(&PodInfo) -> bool, event: &ClusterEvent) {
         let now = self.now();
+        self.sampling.begin_event(self.events);
+        self.events = self.events.wrapping_add(1);
         let all = self.profiles.iter().flat_map(|profile| &profile.plugins);
         let plugins: Vec<&dyn Plugin> = all.map(|w| w.plugin.as_ref()).collect();
         self.queue.event_for(is_told, event, &plugins, now);
