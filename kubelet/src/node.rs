@@ -98,7 +98,12 @@ impl report::StatusSource for Observer {
         let pressure = *self.pressure.lock();
         status::generate(&Input {
             name: &self.config.node_name,
-            addresses: (!self.config.external_cloud).then_some(&*self.ips),
+            addresses: addresses::to_tell(
+                self.config.external_cloud,
+                &self.config.node_ips,
+                &self.ips,
+                previous,
+            ),
             machine: &self.machine,
             disk: file.local_storage_capacity_isolation.then_some(disk),
             max_pods: self.config.most_pods(self.machine.cpus),

@@ -299,7 +299,7 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
     let runtime = Runtime::connect(endpoint, images, config.runtime_timeout(), streams)?;
     let version = first_answer(&runtime).await?;
     let cgroups = prepare_cgroups(&config, &runtime).await?;
-    let ips = node::addresses::of_node(&config.node_ips).map_err(RunError::Machine)?;
+    let ips = node::addresses::of_node(&config.node_ips, &config.node_name).map_err(RunError::Machine)?;
     let api = match &config.kubeconfig {
         Some(path) => {
             let client = connect(&config, path, &tasks).await?;

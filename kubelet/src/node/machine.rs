@@ -2,6 +2,8 @@
 
 use std::{fs, io, path::Path};
 
+use crate::cpus::set::CpuSet;
+
 /// What does not change while the machine runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
@@ -37,7 +39,9 @@ pub fn read(root: &Path) -> io::Result<Machine> {
         // Not every machine has every id; a missing one stays empty.
         fs::read_to_string(root.join(path)).unwrap_or_default().trim().to_owned()
     };
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    // All that are there, however few of them the kubelet itself may use; where /sys does not tell, those.
+    let online = text("sys/devices/system/cpu/online").parse::<CpuSet>().map_or(0, |set| set.len());
+    let cpus = if online > 0 { online } else { std::thread::available_parallelism().map_or(1, usize::from) };
     Ok(Machine {
         cpus: i64::try_from(cpus).unwrap_or(1),
         memory: kilobytes(&meminfo, "MemTotal:").unwrap_or(0) * 1024,
@@ -121,7 +125,11 @@ mod tests {
         let pages = dir.path().join("sys/kernel/mm/hugepages/hugepages-2048kB");
         fs::create_dir_all(&pages).unwrap();
         fs::write(pages.join("nr_hugepages"), "3\n").unwrap();
+        assert!(read(dir.path()).unwrap().cpus > 0);
+        fs::create_dir_all(dir.path().join("sys/devices/system/cpu")).unwrap();
+        fs::write(dir.path().join("sys/devices/system/cpu/online"), "0-3,8-11\n").unwrap();
         let machine = read(dir.path()).unwrap();
+        assert_eq!(machine.cpus, 8);
         assert_eq!(machine.huge_pages, [(2 << 20, 6 << 20)]);
         assert_eq!((machine.memory, machine.os_image.as_str()), (2048 * 1024, "An OS"));
         assert!(read(&dir.path().join("none")).is_err());

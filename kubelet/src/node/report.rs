@@ -3,7 +3,7 @@
 //!
 //! Contract: node heartbeats (KEP-589).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use component_base::{features::Gate, task::Tasks};
 use jiff::Timestamp;
@@ -166,10 +166,12 @@ impl Reporter {
     async fn adopt(&self, node: Node) -> Result<Option<NodeStatus>, kube::Error> {
         let have = node.metadata.labels.clone().unwrap_or_default();
         let want = status::default_labels(&self.config.node_name);
-        let attached = node.metadata.annotations.iter().flatten().any(|(k, _)| k == status::ATTACHED);
-        let controllers = self.config.file.enable_controller_attach_detach;
-        if attached != controllers || want.iter().any(|(k, v)| have.get(k) != Some(v)) {
-            let annotations = json!({ status::ATTACHED: controllers.then_some("true") });
+        let noted = node.metadata.annotations.clone().unwrap_or_default();
+        let notes = status::annotations(&self.config);
+        if notes.iter().any(|(k, v)| noted.get(*k) != v.as_ref())
+            || want.iter().any(|(k, v)| have.get(k) != Some(v))
+        {
+            let annotations: BTreeMap<_, _> = notes.into_iter().collect();
             let body = json!({ "metadata": { "labels": want, "annotations": annotations } });
             let patch = Patch::Strategic(&body);
             self.api.patch(&self.config.node_name, &PatchParams::default(), &patch).await?;
@@ -184,6 +186,9 @@ impl Reporter {
 
     fn tell(&self, before: Option<&NodeStatus>, now: &NodeStatus) {
         let name = &self.config.node_name;
+        if let Some(text) = status::rebooted(name, before, now) {
+            self.events.send(node_reference(name), Severity::Warning, "Rebooted", &text);
+        }
         for reason in status::transitions(before, now) {
             let text = format!("Node {name} status is now: {reason}");
             self.events.send(node_reference(name), Severity::Normal, reason, &text);

@@ -14,7 +14,10 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity as ApiQuantity, apis::meta::v1::Time},
 };
 
-use super::machine::{FsUsage, Machine};
+use super::{
+    addresses,
+    machine::{FsUsage, Machine},
+};
 use crate::{pod::resources, runtime::cri};
 
 /// The annotation of nodes whose volumes a controller attaches.
@@ -36,7 +39,7 @@ pub struct Pressure {
 pub struct Input<'a> {
     /// The node's name.
     pub name: &'a str,
-    /// Its addresses; with an external cloud provider those come from elsewhere.
+    /// Its addresses; with an external cloud provider those may come from elsewhere.
     pub addresses: Option<&'a [IpAddr]>,
     /// The machine.
     pub machine: &'a Machine,
@@ -175,7 +178,7 @@ fn allocatable(capacity: &BTreeMap<String, i64>, reserved: &BTreeMap<String, i64
     };
     let mut rest: BTreeMap<String, i64> = capacity.iter().map(rest).collect();
     // Memory set aside as huge pages is no longer there as memory.
-    let huge: i64 = rest.iter().filter(|(name, _)| name.starts_with("hugepages-")).map(|(_, v)| *v).sum();
+    let huge: i64 = capacity.iter().filter(|(name, _)| name.starts_with("hugepages-")).map(|(_, v)| *v).sum();
     if let Some(memory) = rest.get_mut("memory") {
         *memory = memory.saturating_sub(huge).max(0);
     }
@@ -343,9 +346,9 @@ pub fn initial_node(config: &crate::options::Config, status: NodeStatus) -> Node
     let mut labels = default_labels(&config.node_name);
     labels.extend(config.node_labels.iter().cloned());
     node.metadata.labels = Some(labels);
-    if config.file.enable_controller_attach_detach {
-        node.metadata.annotations = Some(BTreeMap::from([(ATTACHED.to_owned(), "true".to_owned())]));
-    }
+    let annotations =
+        annotations(config).into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    node.metadata.annotations = Some(annotations.collect()).filter(|all: &BTreeMap<_, _>| !all.is_empty());
     let spec = node.spec.get_or_insert_default();
     spec.provider_id.clone_from(&config.provider_id);
     let mut taints = config.taints.clone();
@@ -359,6 +362,24 @@ pub fn initial_node(config: &crate::options::Config, status: NodeStatus) -> Node
     }
     spec.taints = (!taints.is_empty()).then_some(taints);
     node
+}
+
+/// The annotations that are the kubelet's to set, and to take away.
+#[must_use]
+pub fn annotations(config: &crate::options::Config) -> [(&'static str, Option<String>); 2] {
+    [
+        (ATTACHED, config.file.enable_controller_attach_detach.then(|| "true".to_owned())),
+        (addresses::PROVIDED, addresses::hint(config.external_cloud, &config.node_ips)),
+    ]
+}
+
+/// The words of the event that tells that the machine was started anew since the status of before.
+#[must_use]
+pub fn rebooted(name: &str, before: Option<&NodeStatus>, now: &NodeStatus) -> Option<String> {
+    let boot =
+        |status: &NodeStatus| Some(status.node_info.as_ref()?.boot_id.clone()).filter(|id| !id.is_empty());
+    let (old, new) = (boot(before?)?, boot(now)?);
+    (old != new).then(|| format!("Node {name} has been rebooted, boot id: {new}"))
 }
 
 /// The labels every node has.
@@ -501,6 +522,19 @@ mod tests {
             (capacity["memory"].0.as_str(), allocatable["memory"].0.as_str()),
             ("4194304Ki", "3141632Ki")
         );
+    }
+
+    #[test]
+    fn a_machine_that_was_started_anew_is_told_of() {
+        let with = |boot: &str| {
+            let machine = Machine { boot_id: boot.to_owned(), ..Machine::default() };
+            generate(&empty(&machine))
+        };
+        let told = |before: Option<&str>, now: &str| rebooted("n", before.map(with).as_ref(), &with(now));
+        assert_eq!(told(Some("a"), "b").as_deref(), Some("Node n has been rebooted, boot id: b"));
+        for (before, now) in [(None, "b"), (Some(""), "b"), (Some("b"), "b")] {
+            assert_eq!(told(before, now), None);
+        }
     }
 
     #[test]
