@@ -266,8 +266,9 @@ impl Cycle {
                     self.refused(&pod, &failure, Preemption::Evict { node, victims });
                 }
                 (Turn::Placed(_) | Turn::MakesRoom { .. }, _) => self.hold(&pod, held, String::new()),
-                (Turn::Refused { failure, note }, _) => {
-                    self.refused(&pod, &failure, Preemption::Helpless(note));
+                (Turn::Refused { failure, note, hopeless }, _) => {
+                    let none = if hopeless { Preemption::Hopeless(note) } else { Preemption::Helpless(note) };
+                    self.refused(&pod, &failure, none);
                 }
             }
         }

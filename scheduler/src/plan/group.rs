@@ -55,6 +55,8 @@ pub enum Turn {
         failure: Unschedulable,
         /// Why no room can be made.
         note: String,
+        /// Whether room that was made for it before is given up.
+        hopeless: bool,
     },
 }
 
@@ -191,13 +193,14 @@ impl Rehearsal {
     fn look_for_room(&self, pod: &PodInfo, failure: Unschedulable, rules: Rules<'_>) -> Turn {
         let (budgets, args) = match rules.room {
             Ok(room) => room,
-            Err(note) => return Turn::Refused { failure, note: note.to_owned() },
+            Err(note) => return Turn::Refused { failure, note: note.to_owned(), hopeless: false },
         };
         let nominated = &*self.guests(rules);
         let means = Means { budgets, args, nominated, start: rules.options.start };
         match preempt(pod, &self.cluster, rules.plugins, &failure, means) {
             Preemption::Evict { node, victims } => Turn::MakesRoom { node, victims, failure },
-            Preemption::Helpless(note) | Preemption::Hopeless(note) => Turn::Refused { failure, note },
+            Preemption::Helpless(note) => Turn::Refused { failure, note, hopeless: false },
+            Preemption::Hopeless(note) => Turn::Refused { failure, note, hopeless: true },
         }
     }
 

@@ -49,7 +49,7 @@ fn decide(cluster: &Cluster, pods: &[Arc<PodInfo>], makes_room: bool) -> (Standi
 fn word(tried: &Tried, decision: &GroupDecision) -> String {
     match (&tried.turn, decision.standing) {
         (Turn::Placed(placement), Standing::Fits) => placement.node.clone(),
-        (Turn::Refused { failure, note }, _) => failure.message(note),
+        (Turn::Refused { failure, note, .. }, _) => failure.message(note),
         (Turn::MakesRoom { node, victims, .. }, Standing::MakesRoom) => {
             let victims: Vec<&str> = victims.iter().map(|v| v.name.as_str()).collect();
             format!("{node} after {}", victims.join(" "))
@@ -191,4 +191,17 @@ fn a_rehearsal_leaves_no_trace() {
         cluster.nodes().iter().map(|node| (node.pods.len(), node.requested.milli_cpu)).collect()
     };
     assert_eq!((counted(&after), after.placed()), (counted(&cluster), cluster.placed()));
+}
+
+#[test]
+fn room_is_given_up_where_it_was_looked_for_in_vain() {
+    let pods = members(1, "9");
+    let cluster = with_gang(&[("a", "z")], 1, &pods, json!({}));
+    let plugins = plugins::defaults(crate::testing::all_gates());
+    let gives_up = |room| {
+        let decision = rehearse(Rehearsal::new(cluster.clone()), &pods, rules(&plugins, room)).end();
+        matches!(decision.tried[0].turn, Turn::Refused { hopeless: true, .. })
+    };
+    assert!(gives_up(Ok((&[][..], DefaultPreemptionArgs::default()))));
+    assert!(!gives_up(NO_ROOM), "nobody looked");
 }
