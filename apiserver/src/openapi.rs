@@ -29,6 +29,7 @@ use component_base::{
 };
 use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, Response, header};
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -145,6 +146,11 @@ impl OpenApi {
         };
         let described = if dialect == Dialect::V2 { described } else { &[] };
         let digest = digest((catalog, self.gates), &versions, described);
+        // Only documents of one group-version are asked for by their digest.
+        let wanted = if dialect == Dialect::V3 { wanted } else { "" };
+        if !wanted.is_empty() && wanted != digest {
+            return Ok(moved(&address(name.trim_start_matches("v3/"), &digest)));
+        }
         let tag = format!("\"{digest}\"");
         let unchanged = headers
             .get(header::IF_NONE_MATCH)
@@ -170,6 +176,9 @@ impl OpenApi {
         headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
         if wanted == digest {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+            let in_a_year = Timestamp::now() + SignedDuration::from_hours(365 * 24);
+            let in_a_year = in_a_year.strftime("%a, %d %b %Y %H:%M:%S UTC").to_string();
+            headers.extend(HeaderValue::try_from(in_a_year).ok().map(|value| (header::EXPIRES, value)));
         }
         Ok(response)
     }
@@ -239,7 +248,7 @@ fn index((catalog, gates): (&Catalog, Gates), elsewhere: &[(String, String)]) ->
         .map(|gv| {
             let path = gv.path();
             let digest = digest((catalog, gates), std::slice::from_ref(&gv), &[]);
-            let url = format!("/openapi/v3/{path}?hash={digest}");
+            let url = address(&path, &digest);
             (path, json!({"serverRelativeURL": url}))
         })
         .collect();
@@ -247,6 +256,19 @@ fn index((catalog, gates): (&Catalog, Gates), elsewhere: &[(String, String)]) ->
         paths.insert(path.clone(), json!({"serverRelativeURL": url}));
     }
     json!({ "paths": paths })
+}
+
+/// Where the document of a group-version is, as long as it is this one.
+fn address(path: &str, digest: &str) -> String {
+    format!("/openapi/v3/{path}?hash={digest}")
+}
+
+/// The answer to who asks for a document as it was.
+fn moved(to: &str) -> Response<Body> {
+    let page = format!("<a href=\"{to}\">Moved Permanently</a>.\n\n");
+    let mut response = response::of(301, "text/html; charset=utf-8", response::full(page));
+    response.headers_mut().extend(HeaderValue::try_from(to).ok().map(|value| (header::LOCATION, value)));
+    response
 }
 
 fn group_versions(catalog: &Catalog) -> Vec<GroupVersion> {

@@ -71,10 +71,11 @@ fn pods(plane: &ControlPlane, ns: &str) -> Result<()> {
     make_pod(&admin, ns, "wrong", json!({"priority": 7}))?.refused(403, "Forbidden")?;
     let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
     let reserved = json!({"metadata": {"name": "system-own"}, "value": 5});
-    admin
-        .post(classes, &reserved)?
-        .refused(403, "Forbidden")
-        .or_else(|_| admin.post(classes, &reserved)?.refused(422, "Invalid"))?;
+    admin.post(classes, &reserved)?.refused_with(
+        422,
+        "Invalid",
+        "prefix are reserved for system use only",
+    )?;
     Ok(())
 }
 

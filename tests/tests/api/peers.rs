@@ -264,7 +264,7 @@ fn allocated(_: &(), _: &str) -> Result<()> {
             let answer = client.post(SERVICES, &service(&format!("{who}-{n}")))?;
             if answer.code != 201 {
                 // There is none left at the moment.
-                answer.refused(422, "Invalid").or_else(|_| answer.refused(500, "InternalError"))?;
+                answer.refused_with(500, "InternalError", "range is full")?;
             } else if n % 4 == 0 {
                 // Some go again: what they had is for others.
                 client.delete(&format!("{SERVICES}/{who}-{n}"))?.ok()?;
