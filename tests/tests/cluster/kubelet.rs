@@ -817,8 +817,9 @@ fn claimed(c: &Cluster, ns: &str) -> Result<()> {
 }
 
 fn begins_anew(c: &Cluster, ns: &str) -> Result<()> {
-    // A probe that takes its time: what is told before it has answered is not its word.
-    let slow = "{exec: {command: [sleep, '4']}, timeoutSeconds: 30, periodSeconds: 1000}";
+    // A probe that takes its time: what is told before it has answered is not its word. And what has run for less than
+    // ten seconds when a kubelet begins may not have been asked by the one of before.
+    let slow = "{exec: {command: [sleep, '11']}, timeoutSeconds: 30, periodSeconds: 1000}";
     let once = "{exec: {command: [sh, -c, 'test ! -e /started && touch /started']}, failureThreshold: 1}";
     let probes = format!("    readinessProbe: {slow}\n    startupProbe: {once}\n");
     apply(c, ns, &busybox("calm", &probes))?;
@@ -828,7 +829,7 @@ fn begins_anew(c: &Cluster, ns: &str) -> Result<()> {
     let line = command_line(c)?;
     let root = line.iter().find_map(|flag| flag.strip_prefix("--root-dir=")).context("a root")?;
     let socket = Path::new(root).join("pods-api/pods-api.sock");
-    ensure!(!socket.exists(), "there is none without the gate");
+    ensure!(device_plugin::told(&socket, &uid).is_err(), "nobody tells without the gate");
     let other = Other::start(c, "anew", "featureGates: {PodsAPI: true}\n", &[])?;
     c.eventually("programs of the node are told of the pod", 60, |_| {
         let (count, found) = device_plugin::told(&socket, &uid)?;
