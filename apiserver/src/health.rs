@@ -52,7 +52,7 @@ enum Kind {
     Synced,
     /// The plugins that encrypt what is stored.
     Plugins,
-    /// The start-up work is done.
+    /// The start-up work is done: all of it at once, which upstream has a name for each part of.
     Started,
     /// Nobody told the server to stop.
     NotStopping,
@@ -64,10 +64,18 @@ const fn check(name: &'static str, readiness: bool, kind: Kind) -> Check {
 
 const CHECKS: &[Check] = &[
     check("ping", false, Kind::Alive),
+    check("log", false, Kind::Alive),
     check("etcd", false, Kind::Etcd(0)),
     check("etcd-readiness", true, Kind::EtcdReady(0)),
     check("informer-sync", true, Kind::Synced),
     check("kms-providers", false, Kind::Plugins),
+    check("poststarthook/start-apiserver-admission-initializer", false, Kind::Started),
+    check("poststarthook/generic-apiserver-start-informers", false, Kind::Started),
+    check("poststarthook/storage-readiness", false, Kind::Started),
+    check("poststarthook/start-apiextensions-informers", false, Kind::Started),
+    check("poststarthook/start-apiextensions-controllers", false, Kind::Started),
+    check("poststarthook/crd-informer-synced", false, Kind::Started),
+    check("poststarthook/start-cluster-authentication-info-controller", false, Kind::Started),
     check("poststarthook/start-system-namespaces-controller", false, Kind::Started),
     check("poststarthook/rbac/bootstrap-roles", false, Kind::Started),
     check("poststarthook/scheduling/bootstrap-system-priority-classes", false, Kind::Started),
@@ -77,6 +85,15 @@ const CHECKS: &[Check] = &[
     check("poststarthook/priority-and-fairness-filter", false, Kind::Started),
     check("poststarthook/start-service-ip-repair-controllers", false, Kind::Started),
     check("poststarthook/start-kubernetes-service-cidr-controller", false, Kind::Started),
+    check("poststarthook/start-kube-aggregator-informers", false, Kind::Started),
+    check("poststarthook/kube-apiserver-autoregistration", false, Kind::Started),
+    check("autoregister-completion", false, Kind::Started),
+    check("poststarthook/apiservice-registration-controller", false, Kind::Started),
+    check("poststarthook/apiservice-discovery-controller", false, Kind::Started),
+    check("poststarthook/apiservice-openapi-controller", false, Kind::Started),
+    check("poststarthook/apiservice-openapiv3-controller", false, Kind::Started),
+    check("poststarthook/apiservice-status-local-available-controller", false, Kind::Started),
+    check("poststarthook/apiservice-status-remote-available-controller", false, Kind::Started),
     check("shutdown", true, Kind::NotStopping),
 ];
 

@@ -226,6 +226,20 @@ fn health(plane: &ControlPlane, _: &str) -> Result<()> {
         let answer = admin.get(path)?;
         ensure!(answer.code == 200 && answer.text() == "ok", "{path}: {}: {}", answer.code, answer.text());
     }
+    for part in [
+        "log",
+        "poststarthook/crd-informer-synced",
+        "poststarthook/storage-readiness",
+        "autoregister-completion",
+    ] {
+        for path in ["healthz", "livez", "readyz"] {
+            ensure!(admin.get(&format!("/{path}/{part}"))?.code == 200, "{path} knows no {part}");
+        }
+    }
+    ensure!(
+        admin.get("/livez/informer-sync")?.code == 404,
+        "what only readiness asks about keeps the server alive"
+    );
     let verbose = admin.get("/readyz?verbose")?.text();
     ensure!(verbose.contains("[+]ping ok") && verbose.contains("[+]etcd ok"), "{verbose}");
     ensure!(verbose.trim_end().ends_with("readyz check passed"), "{verbose}");
