@@ -697,6 +697,9 @@ mod tests {
         "scheduler_volume_scheduling_stage_error_total",
     ];
 
+    /// Tells a test that it has the process for itself.
+    const ALONE: &str = "KEELSON_TEST_ALONE";
+
     /// Something of everything that is told.
     fn tell_all(metrics: &Metrics) {
         let attempt = Attempt {
@@ -730,8 +733,22 @@ mod tests {
         metrics.queue(&mut queue);
     }
 
+    /// In a process of its own: of metrics that are registered twice, only the first are shown, and other tests register them
+    /// as well.
     #[test]
     fn every_metric_of_upstreams_is_told_or_it_is_said_why_not() {
+        if std::env::var_os(ALONE).is_none() {
+            let name = "metrics::tests::every_metric_of_upstreams_is_told_or_it_is_said_why_not";
+            let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+            let done = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&done.stdout);
+            assert!(
+                done.status.success() && said.contains("1 passed"),
+                "{said}{}",
+                String::from_utf8_lossy(&done.stderr)
+            );
+            return;
+        }
         let gates = crate::testing::all_gates().with(Gate::SchedulerAsyncAPICalls, true);
         tell_all(&Metrics::register(gates).with_groups());
         let families = metrics::registry().gather();
