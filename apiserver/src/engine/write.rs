@@ -33,6 +33,17 @@ enum Change {
     Apply(Applied),
 }
 
+/// How an object comes to be created.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// It was sent.
+    Plain,
+    /// It was sent with a version, which it cannot have.
+    Versioned,
+    /// It was applied, so that its fields are noted already.
+    Applied,
+}
+
 /// The object a change begins with.
 struct Current {
     entry: Arc<Entry>,
@@ -170,14 +181,19 @@ impl Call {
         }
         let stem =
             if object.name().is_empty() { object.meta_str("generateName").to_owned() } else { String::new() };
+        // Upstream finds out where it writes that a version is said; one that is no number it does not find.
+        let manner = match version_of(&object) {
+            Ok(version) if version != 0 => Manner::Versioned,
+            _ => Manner::Plain,
+        };
         metadata::fill_new(&mut object, now);
         if stem.is_empty() {
-            return self.create_one(object, now, false).await;
+            return self.create_one(object, now, manner).await;
         }
         for attempt in 1..=NAME_TRIES {
             let mut one = object.clone();
             one.set_meta_str("name", &metadata::generated_name(&stem));
-            match self.create_one(one, now, false).await {
+            match self.create_one(one, now, manner).await {
                 Err(status) if status.reason == Reason::AlreadyExists && attempt < NAME_TRIES => {}
                 done => return done,
             }
@@ -185,20 +201,17 @@ impl Call {
         Err(Status::already_exists(&self.resource.group_resource(), &stem))
     }
 
-    /// Creates one object; what was `applied` has its fields noted already.
+    /// Creates one object.
     async fn create_one(
         &mut self,
         mut object: Object,
         now: Timestamp,
-        applied: bool,
+        manner: Manner,
     ) -> Result<Response<Body>, Status> {
         let strategy = self.resource.strategy.clone();
-        // Upstream finds this out where it writes; what is no number it does not find.
-        let versioned = !applied && version_of(&object).is_ok_and(|version| version != 0);
-        object.set_meta_str("resourceVersion", "");
         self.unite_owners(&mut object);
         strategy.default(&mut object, &self.info.version);
-        if !applied {
+        if manner != Manner::Applied {
             object = self.note_fields(object, None, now)?;
         }
         let mut object = self.to_working(object)?;
@@ -221,7 +234,7 @@ impl Call {
             }
             return self.respond_object(201, object);
         }
-        if versioned {
+        if manner == Manner::Versioned {
             let why = "resourceVersion should not be set on objects to be created";
             return Err(Status::new(500, Reason::Unknown, why));
         }
@@ -338,7 +351,7 @@ impl Call {
         }
         self.check_namespace(&mut object)?;
         metadata::fill_new(&mut object, now);
-        self.create_one(object, now, true).await
+        self.create_one(object, now, Manner::Applied).await
     }
 
     /// The new object in the requested version, and whether the client named the version it replaces.
