@@ -303,7 +303,6 @@ impl Worker {
     /// The pod's life, then its end, then the wait for its deletion.
     async fn live(&mut self) {
         let first = self.updates.borrow().clone();
-        let uid = pod::uid(&first.pod).to_owned();
         self.fetch_ahead(&first.pod);
         if pod::is_terminal(&first.pod) {
             // It had ended before this kubelet started; what the API server has is the last word.
@@ -317,8 +316,6 @@ impl Worker {
             }
         }
         Box::pin(self.end()).await;
-        self.shared.allocations.release(&uid);
-        self.shared.topology.release(&uid);
         loop {
             let wanted = self.updates.borrow_and_update().clone();
             if wanted.is_deleted() {

@@ -69,6 +69,9 @@ impl Worker {
                         tokio::time::sleep(RETRY / 10).await;
                         continue;
                     }
+                    // The same goes for all else it held: whoever comes in its place may be here before its volumes are gone.
+                    self.shared.allocations.release(pod::uid(&pod));
+                    self.shared.topology.release(pod::uid(&pod));
                     if !terminal {
                         self.publish(&pod, &runtime, true, true);
                     }
