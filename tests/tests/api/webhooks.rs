@@ -204,7 +204,9 @@ fn refusal(plane: &ControlPlane, ns: &str) -> Result<()> {
 
 fn question(plane: &ControlPlane, ns: &str) -> Result<()> {
     let mut hooks = Hooks::new(plane, ns)?;
-    let all = json!({"rules": [{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"]}]});
+    // What has no namespace is of other tests.
+    let all = json!({"rules": [{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"],
+        "scope": "Namespaced"}]});
     hooks.register(VALIDATING, "v", &[hooks.hook("/ask", &all)])?;
     hooks.until(plane, "the webhook is asked", |_| !hooks.receiver.calls("/ask").is_empty())?;
     let before = hooks.receiver.calls("/ask").len();
