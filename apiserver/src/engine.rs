@@ -290,6 +290,13 @@ impl Call {
         }
     }
 
+    /// What was asked for is done, and there is nothing to show.
+    fn respond_done(&self) -> Result<Response<Body>, Status> {
+        let done =
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+        self.respond_value(201, &done)
+    }
+
     /// A value that has one form only.
     fn respond_value(&self, code: u16, value: &Value) -> Result<Response<Body>, Status> {
         let media = Media { form: Form::Object, beta: false, ..self.media };

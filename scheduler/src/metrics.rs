@@ -137,7 +137,7 @@ impl Conditions {
             ),
             waited: metrics::histogram_vec(
                 "scheduler_dra_bindingconditions_wait_duration_seconds",
-                "Time in seconds spent waiting for BindingConditions to be satisfied during PreBind.",
+                "Time a binding waited for devices to become ready, in seconds.",
                 Stability::Alpha,
                 &labels,
                 exponential_buckets(0.1, 2.0, 14),
@@ -319,41 +319,40 @@ impl Metrics {
             ),
             victims: metrics::histogram(
                 "scheduler_preemption_victims",
-                "Number of selected preemption victims",
+                "Pods that had to give way to one that took their place.",
                 Stability::Stable,
                 exponential_buckets(1.0, 2.0, 7),
             ),
             points: metrics::histogram_vec(
                 "scheduler_framework_extension_point_duration_seconds",
-                "Latency for running all plugins of a specific extension point.",
+                "Time all plugins of an extension point take, in seconds.",
                 Stability::Stable,
                 &["extension_point", "status", "profile"],
                 exponential_buckets(0.0001, 2.0, 12),
             ),
             evaluations: metrics::counter_vec(
                 "scheduler_plugin_evaluation_total",
-                "Number of attempts to schedule pods by each plugin and the extension point (available only in \
-                 PreFilter, Filter, PreScore, and Score)",
+                "Times a plugin was asked about a pod, by extension point: of filters and scores alone.",
                 Stability::Beta,
                 &["plugin", "extension_point", "profile"],
             ),
             executions: metrics::histogram_vec(
                 "scheduler_plugin_execution_duration_seconds",
-                "Duration for running a plugin at a specific extension point.",
+                "Time one plugin takes at an extension point, in seconds.",
                 Stability::Alpha,
                 &["plugin", "extension_point", "status"],
                 exponential_buckets(0.000_01, 1.5, 20),
             ),
             hints: metrics::histogram_vec(
                 "scheduler_queueing_hint_execution_duration_seconds",
-                "Duration for running a queueing hint function of a plugin.",
+                "Time a plugin takes to say whether an event may help a pod, in seconds.",
                 Stability::Alpha,
                 &["plugin", "event", "hint"],
                 exponential_buckets(0.000_01, 1.5, 20),
             ),
             events: metrics::histogram_vec(
                 "scheduler_event_handling_duration_seconds",
-                "Event handling latency in seconds.",
+                "Time taking in an event takes, in seconds.",
                 Stability::Alpha,
                 &["event"],
                 exponential_buckets(0.0001, 2.0, 12),
@@ -371,20 +370,20 @@ impl Metrics {
             ),
             cache: metrics::gauge_vec(
                 "scheduler_cache_size",
-                "Number of nodes, pods, and assumed (bound) pods in the scheduler cache.",
+                "Nodes and pods the scheduler knows of, and pods it takes for bound before it has seen that.",
                 Stability::Alpha,
                 &["type"],
             ),
             volume_errors: metrics::counter_vec(
                 "scheduler_volume_scheduling_stage_error_total",
-                "Volume scheduling stage error count",
+                "Failed attempts to make or bind the volumes of a pod.",
                 Stability::Alpha,
                 &["operation"],
             ),
             claims_made: gates.has(Gate::DRAExtendedResource).then(|| {
                 metrics::counter_vec(
                     "scheduler_resourceclaim_creates_total",
-                    "Number of ResourceClaims creation requests within scheduler",
+                    "Claims of devices the scheduler has asked for by itself, by outcome.",
                     Stability::Alpha,
                     &["status"],
                 )

@@ -52,10 +52,7 @@ impl Call {
         check(&binding)?;
         self.admit(Operation::Create, Some(&mut binding), None, &options, false).await?;
         self.assign(&binding, dry_run).await?;
-        self.respond_value(
-            201,
-            &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
-        )
+        self.respond_done()
     }
 
     async fn assign(&self, binding: &Object, dry_run: bool) -> Result<(), Status> {

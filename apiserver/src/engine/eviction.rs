@@ -44,10 +44,7 @@ impl Call {
         if let Some(pod) = self.evict_unguarded(&order).await? {
             self.evict_guarded(&order, &pod).await?;
         }
-        self.respond_value(
-            201,
-            &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
-        )
+        self.respond_done()
     }
 
     fn decode_eviction(&mut self) -> Result<Object, Status> {
