@@ -3,12 +3,14 @@
 //! Contract: CRI logging (`<RFC 3339 nano> <stdout|stderr> <P|F> <text>`) and core/v1 PodLogOptions.
 
 use std::{
-    io::SeekFrom,
+    fs,
+    io::{self, SeekFrom},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use jiff::Timestamp;
 use tokio::{
     fs::File,
@@ -97,7 +99,7 @@ pub fn render(line: &Line<'_>, options: &LogOptions) -> Option<Vec<u8>> {
 }
 
 /// Where the last `lines` lines of a file begin.
-async fn tail_offset(file: &mut File, lines: u64) -> std::io::Result<u64> {
+async fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
     let end = file.seek(SeekFrom::End(0)).await?;
     if lines == 0 {
         return Ok(end);
@@ -135,7 +137,7 @@ pub async fn stream<F, Fut>(
     options: LogOptions,
     out: mpsc::Sender<Bytes>,
     alive: F,
-) -> std::io::Result<()>
+) -> io::Result<()>
 where
     F: Fn() -> Fut,
     Fut: Future<Output = bool>,
@@ -184,7 +186,7 @@ async fn wait_for_more<F, Fut>(
     path: &Path,
     out: &mpsc::Sender<Bytes>,
     alive: &F,
-) -> std::io::Result<bool>
+) -> io::Result<bool>
 where
     F: Fn() -> Fut,
     Fut: Future<Output = bool>,
@@ -223,30 +225,100 @@ pub struct Rotation {
     pub max_files: usize,
 }
 
-/// Sets the log aside when it has grown too large, and drops the oldest; true when the runtime must reopen it.
+/// Ends of the names of logs that are packed, and that were being packed.
+const PACKED: &str = ".gz";
+const PACKING: &str = ".tmp";
+
+/// Sets the log aside when it has grown too large, and answers with where it is then: the runtime has to open a new one. Those
+/// that were set aside before are packed, and the oldest go.
 ///
 /// # Errors
-/// When a file cannot be renamed or removed.
-pub fn rotate(path: &Path, rotation: Rotation, now: Timestamp) -> std::io::Result<bool> {
-    if std::fs::metadata(path)?.len() < rotation.max_size {
-        return Ok(false);
+/// When a file cannot be renamed, packed or removed.
+pub fn rotate(path: &Path, rotation: Rotation, now: Timestamp) -> io::Result<Option<PathBuf>> {
+    if fs::metadata(path)?.len() < rotation.max_size {
+        return Ok(None);
     }
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
+    let plan = plan(aside(path)?, rotation.max_files.saturating_sub(2));
+    for old in &plan.remove {
+        fs::remove_file(old)?;
+    }
+    for old in &plan.pack {
+        pack(old)?;
+    }
+    let rotated = with_end(path, &now.strftime(".%Y%m%d-%H%M%S").to_string());
+    fs::rename(path, &rotated)?;
+    Ok(Some(rotated))
+}
+
+/// Removes a log with all that was set aside of it.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub fn remove(path: &Path) -> io::Result<()> {
+    for file in aside(path)?.into_iter().chain([path.to_owned()]) {
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What was set aside of a log.
+fn aside(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Ok(vec![]) };
     let prefix = format!("{}.", name.to_string_lossy());
-    let mut old: Vec<PathBuf> = std::fs::read_dir(dir)?
-        .filter_map(Result::ok)
-        .filter(|e| e.file_name().to_string_lossy().starts_with(&prefix))
-        .map(|e| e.path())
-        .collect();
-    old.sort();
-    let keep = rotation.max_files.saturating_sub(2);
-    let excess = old.len().saturating_sub(keep);
-    for path in &old[..excess] {
-        std::fs::remove_file(path)?;
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        entries => entries?.filter_map(Result::ok),
+    };
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+    Ok(ours.map(|entry| entry.path()).collect())
+}
+
+/// What becomes of logs that were set aside.
+#[derive(Debug, PartialEq, Eq)]
+struct Aside {
+    remove: Vec<PathBuf>,
+    pack: Vec<PathBuf>,
+}
+
+/// Of those that were set aside so many of the newest stay. What was being packed when something went wrong is there twice.
+fn plan(mut all: Vec<PathBuf>, keep: usize) -> Aside {
+    let ends = |path: &Path, end: &str| path.to_string_lossy().ends_with(end);
+    all.sort();
+    let twice = |path: &Path| all.binary_search(&with_end(path, PACKED)).is_ok();
+    let (mut remove, used): (Vec<_>, Vec<_>) =
+        all.iter().cloned().partition(|path| ends(path, PACKING) || (!ends(path, PACKED) && twice(path)));
+    let excess = used.len().saturating_sub(keep);
+    remove.extend_from_slice(&used[..excess]);
+    let pack = used[excess..].iter().filter(|path| !ends(path, PACKED)).cloned().collect();
+    Aside { remove, pack }
+}
+
+fn pack(path: &Path) -> io::Result<()> {
+    let temporary = with_end(path, PACKING);
+    let packed = (|| {
+        let mut from = fs::File::open(path)?;
+        let to = fs::File::create(&temporary)?;
+        to.set_permissions(from.metadata()?.permissions())?;
+        let mut encoder = GzEncoder::new(to, Compression::default());
+        io::copy(&mut from, &mut encoder)?;
+        encoder.finish()?;
+        fs::rename(&temporary, with_end(path, PACKED))?;
+        fs::remove_file(path)
+    })();
+    if packed.is_err() {
+        // The next rotation removes it otherwise.
+        drop(fs::remove_file(&temporary));
     }
-    let stamp = now.strftime("%Y%m%d-%H%M%S");
-    std::fs::rename(path, dir.join(format!("{prefix}{stamp}")))?;
-    Ok(true)
+    packed
+}
+
+fn with_end(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
 }
 
 /// How often a container was started before that the runtime knows nothing of, by the logs it has left: each instance has
@@ -254,9 +326,9 @@ pub fn rotate(path: &Path, rotation: Rotation, now: Timestamp) -> std::io::Resul
 #[must_use]
 pub fn restarts(folder: &Path) -> u32 {
     // Without a folder there was no instance.
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let files = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()));
-    let number = |entry: std::fs::DirEntry| {
+    let number = |entry: fs::DirEntry| {
         let name = entry.file_name();
         let (number, rest) = name.to_str()?.split_once(".log")?;
         let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
@@ -281,7 +353,7 @@ mod tests {
     async fn read(content: &str, options: LogOptions) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        std::fs::write(&path, content).unwrap();
+        fs::write(&path, content).unwrap();
         let (tx, mut rx) = mpsc::channel(100);
         stream(path, options, tx, || async { false }).await.unwrap();
         let mut out = Vec::new();
@@ -322,13 +394,54 @@ mod tests {
         let path = dir.path().join("0.log");
         let rotation = Rotation { period: Duration::from_secs(1), max_size: 3, max_files: 3 };
         for i in 0..5 {
-            std::fs::write(&path, "xxxx").unwrap();
+            fs::write(&path, "xxxx").unwrap();
             let now = Timestamp::from_second(1_800_000_000 + i).unwrap();
-            assert!(rotate(&path, rotation, now).unwrap());
+            let rotated = rotate(&path, rotation, now).unwrap().unwrap();
+            assert_eq!(rotated.extension().unwrap().len(), "20270115-080000".len());
         }
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
-        std::fs::write(&path, "x").unwrap();
-        assert!(!rotate(&path, rotation, Timestamp::UNIX_EPOCH).unwrap());
+        let names = || {
+            let entries = fs::read_dir(dir.path()).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(), ["0.log.20270115-080003.gz", "0.log.20270115-080004"]);
+        let mut text = String::new();
+        let packed = fs::File::open(dir.path().join("0.log.20270115-080003.gz")).unwrap();
+        io::Read::read_to_string(&mut flate2::read::GzDecoder::new(packed), &mut text).unwrap();
+        assert_eq!(text, "xxxx");
+        assert!(
+            rotate(&path, rotation, Timestamp::UNIX_EPOCH)
+                .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+        );
+        fs::write(&path, "x").unwrap();
+        assert_eq!(rotate(&path, rotation, Timestamp::UNIX_EPOCH).unwrap(), None);
+        fs::write(dir.path().join("0.logs"), "").unwrap();
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        assert_eq!(names(), ["0.logs"]);
+    }
+
+    #[test]
+    fn of_logs_set_aside_the_newest_stay_packed() {
+        let of = |names: &[&str], keep| {
+            let Aside { remove, pack } = plan(names.iter().map(PathBuf::from).collect(), keep);
+            let list = |paths: Vec<PathBuf>| {
+                paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+            };
+            (list(remove), list(pack))
+        };
+        for (names, keep, remove, pack) in [
+            (&[][..], 3, "", ""),
+            (&["l.3", "l.1.gz", "l.2.gz"], 3, "", "l.3"),
+            (&["l.3", "l.1.gz", "l.2.gz"], 1, "l.1.gz l.2.gz", "l.3"),
+            (&["l.3", "l.1.gz"], 0, "l.1.gz l.3", ""),
+            (&["l.2", "l.2.gz", "l.3", "l.3.tmp"], 9, "l.2 l.3.tmp", "l.3"),
+            (&["l.1.tmp", "l.1", "l.2"], 1, "l.1.tmp l.1", "l.2"),
+        ] {
+            assert_eq!(of(names, keep), (remove.to_owned(), pack.to_owned()), "{names:?} {keep}");
+        }
     }
 
     #[test]
@@ -341,10 +454,10 @@ mod tests {
             (&["2.log.20240101-000000.gz", "1.log"], 3),
             (&["9999999999999.log"], 3),
         ] {
-            names.iter().for_each(|name| std::fs::write(dir.path().join(name), "").unwrap());
+            names.iter().for_each(|name| fs::write(dir.path().join(name), "").unwrap());
             assert_eq!(restarts(dir.path()), expected, "{names:?}");
         }
-        std::fs::create_dir(dir.path().join("7.log")).unwrap();
+        fs::create_dir(dir.path().join("7.log")).unwrap();
         assert_eq!(restarts(dir.path()), 3);
     }
 }
