@@ -140,11 +140,13 @@ impl Cpus {
             return Err(CpuError::Reserved { reserved, all });
         }
         let shared = if settings.options.strict_reservation { all.minus(&reserved) } else { all };
-        let state = state::load(&path, &shared).map_err(failed)?;
+        let state = state::load(&path, &shared, &reserved).map_err(failed)?;
         let options = settings.options;
         let exclusive =
             Exclusive { topology, reserved, options, state: Mutex::new(state), changed: Notify::new() };
-        Ok(Self { path, exclusive: Some(exclusive) })
+        let cpus = Self { path, exclusive: Some(exclusive) };
+        cpus.exclusive.iter().for_each(|exclusive| cpus.count(&exclusive.state.lock()));
+        Ok(cpus)
     }
 
     /// Some containers have processors of their own.
@@ -188,6 +190,7 @@ impl Cpus {
         let state = exclusive.state.lock();
         let count = wanted[index].count;
         match state.of(pod::uid(pod), container) {
+            Some(own) if own.len() != count => nowhere(),
             Some(own) => exclusive.hints(own, &CpuSet::default(), count),
             None => {
                 exclusive.hints(&exclusive.free(&state), &of_earlier(&state, pod, &wanted[..index]), count)
@@ -205,8 +208,11 @@ impl Cpus {
             return Hints::new();
         }
         let state = exclusive.state.lock();
-        let own = wanted.iter().filter_map(|w| state.of(pod::uid(pod), &w.name));
-        let own = own.fold(CpuSet::default(), |all, cpus| all.plus(cpus));
+        let own = || wanted.iter().filter_map(|w| Some((w.count, state.of(pod::uid(pod), &w.name)?)));
+        if own().any(|(count, cpus)| cpus.len() != count) {
+            return nowhere();
+        }
+        let own = own().map(|(_, cpus)| cpus).fold(CpuSet::default(), |all, cpus| all.plus(cpus));
         if own.len() == count {
             return exclusive.hints(&own, &CpuSet::default(), count);
         }
@@ -239,7 +245,7 @@ impl Cpus {
         let Some(exclusive) = &self.exclusive else { return };
         let many = |set: &CpuSet| i64::try_from(set.len()).unwrap_or(i64::MAX);
         let all = exclusive.topology.all();
-        metrics::get().shared_pool.set(many(&state.shared) * 1000);
+        metrics::get().shared_pool.set(many(&exclusive.free(state)) * 1000);
         let given = all.minus(&state.shared).minus(&exclusive.reserved);
         metrics::get().exclusive_cpus.set(many(&given));
         for (place, cpus) in exclusive.topology.groups(Level::Numa) {
@@ -306,6 +312,11 @@ impl Provider for Cpus {
     fn release(&self, uid: &str) {
         self.release(uid);
     }
+}
+
+/// What a container has is not what it asks for by now, and it cannot have anything else.
+fn nowhere() -> Hints {
+    Hints::from([(resources::CPU.to_owned(), Some(vec![]))])
 }
 
 /// Processors of the pod's earlier containers that the next one can have.

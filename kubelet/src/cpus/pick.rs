@@ -168,10 +168,17 @@ fn evenly(
             }
         }
         let Some(best) = best else { continue };
+        let each = count / best.by_node.len() / group * group;
         let mut taken = CpuSet::default();
         for (index, share) in best.by_node {
-            let there = taker.free_in(Level::Numa, nodes[index]);
-            taken = taken.plus(&packed(topology, &there, share, options));
+            let mut there = taker.free_in(Level::Numa, nodes[index]);
+            // What a node gives over its share uses up what is left over there.
+            let more = std::iter::repeat_n(group, share.saturating_sub(each) / group);
+            for part in std::iter::once(each).chain(more) {
+                let own = packed(topology, &there, part, options);
+                there = there.minus(&own);
+                taken = taken.plus(&own);
+            }
         }
         return Some(taken);
     }

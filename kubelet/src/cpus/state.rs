@@ -30,12 +30,20 @@ pub enum StateError {
         found: String,
     },
     /// The machine is another one by now.
-    #[error("current set of available CPUs {available} doesn't match with CPUs in state {found}")]
+    #[error("current set of available CPUs \"{available}\" doesn't match with CPUs in state \"{found}\"")]
     Machine {
         /// What there is.
         available: CpuSet,
         /// What was there.
         found: CpuSet,
+    },
+    /// Somebody has what is reserved by now.
+    #[error("not all reserved cpus: \"{reserved}\" are present in defaultCpuSet: \"{shared}\"")]
+    Reserved {
+        /// What is kept from pods.
+        reserved: CpuSet,
+        /// What is shared.
+        shared: CpuSet,
     },
     /// Two have the same.
     #[error("CPUs {0} are given more than once")]
@@ -140,14 +148,24 @@ pub fn expect(path: &Path, policy: &str) -> Result<(), StateError> {
     read(path, policy).map(drop)
 }
 
-/// What was written down, or nothing given yet. `all` are the processors that are shared when nothing is given.
+/// What was written down, or nothing given yet. `all` are the processors that are shared when nothing is given; those of
+/// them that are `reserved` nobody has.
 ///
 /// # Errors
 /// When the file does not read or does not fit the machine.
-pub fn load(path: &Path, all: &CpuSet) -> Result<State, StateError> {
+pub fn load(path: &Path, all: &CpuSet, reserved: &CpuSet) -> Result<State, StateError> {
     let mut state = State { shared: all.clone(), all: all.clone(), given: BTreeMap::new() };
     let Some(stored) = read(path, "static")? else { return Ok(state) };
-    let mut found: CpuSet = stored.default_cpu_set.parse()?;
+    let shared: CpuSet = stored.default_cpu_set.parse()?;
+    if shared.is_empty() && stored.entries.is_empty() {
+        // It was written before anything was known.
+        return Ok(state);
+    }
+    let reserved = reserved.and(all);
+    if !reserved.minus(&shared).is_empty() {
+        return Err(StateError::Reserved { reserved, shared });
+    }
+    let mut found = shared;
     for (uid, containers) in stored.entries {
         // Containers of one pod may have the same one after the other; those of two pods may not.
         let mut own = CpuSet::default();
@@ -198,25 +216,61 @@ mod tests {
     }
 
     #[test]
+    fn a_file_has_to_fit_the_machine_and_what_is_reserved() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let set = |text: &str| text.parse::<CpuSet>().unwrap();
+        let load = |shared: &str, entries: &str, all: &str, reserved: &str| {
+            let text = format!(
+                r#"{{"policyName":"static","defaultCpuSet":"{shared}","entries":{entries},"checksum":0}}"#
+            );
+            fs::write(&path, text).unwrap();
+            load(&path, &set(all), &set(reserved))
+                .map(|state| state.shared.to_string())
+                .map_err(|e| e.to_string())
+        };
+        let (none, one) = ("{}", r#"{"u":{"c":"1-2"}}"#);
+        assert_eq!(load("", none, "0-3", "0").as_deref(), Ok("0-3"));
+        assert_eq!(load("0,3", one, "0-3", "0").as_deref(), Ok("0,3"));
+        assert_eq!(load("3", one, "1-3", "0").as_deref(), Ok("3"), "what is strictly reserved is not shared");
+        for (shared, all, reserved, text) in [
+            ("0,3", "0-3", "0-1", "not all reserved cpus: \"0-1\" are present in defaultCpuSet: \"0,3\""),
+            (
+                "0,3",
+                "1-3",
+                "0",
+                "current set of available CPUs \"1-3\" doesn't match with CPUs in state \"0-3\"",
+            ),
+            ("0,2-3", "0-3", "0", "CPUs 2 are given more than once"),
+        ] {
+            assert_eq!(load(shared, one, all, reserved).unwrap_err(), text);
+        }
+    }
+
+    #[test]
     fn a_file_that_was_changed_or_cut_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
         let all: CpuSet = "0-3".parse().unwrap();
-        let mut state = load(&path, &all).unwrap();
+        let mut state = load(&path, &all, &CpuSet::default()).unwrap();
         state.give("u", "c", "1".parse().unwrap());
         state.write(&path).unwrap();
-        assert_eq!(load(&path, &all).unwrap(), state);
+        assert_eq!(load(&path, &all, &CpuSet::default()).unwrap(), state);
         let text = fs::read_to_string(&path).unwrap();
         let changed = text.replace("\"c\":\"1\"", "\"c\":\"2\"").replace("0,2-3", "0-1,3");
         for (bad, expected) in
             [(changed.as_str(), "corrupted"), (&text[..text.len() / 2], "EOF"), ("", "EOF")]
         {
             fs::write(&path, bad).unwrap();
-            let error = load(&path, &all).unwrap_err().to_string();
+            let error = load(&path, &all, &CpuSet::default()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
         let start = changed.rfind(",\"checksum\"").unwrap();
         fs::write(&path, format!("{}}}", &changed[..start])).unwrap();
-        assert_eq!(load(&path, &all).unwrap().of("u", "c"), Some(&"2".parse().unwrap()), "without a sum");
+        assert_eq!(
+            load(&path, &all, &CpuSet::default()).unwrap().of("u", "c"),
+            Some(&"2".parse().unwrap()),
+            "without a sum"
+        );
     }
 }

@@ -116,6 +116,10 @@ fn nodes_give_as_much_each_and_are_left_even() {
     assert_eq!(take("0,2,8,10", 4, nodes(true)).as_deref(), Some("0,2,8,10"));
     assert_eq!(take("0-15", 3, nodes(true)).as_deref(), Some("0-1,8"), "no whole cores are asked for");
     assert_eq!(take("0-3", 5, nodes(false)), None);
+    // Each gives three, and node 0 a fourth: that does not take a second core from it as a whole.
+    let free = set("0-2,4-6,9-10,13-14");
+    let chosen = pick::take(&machine(2, 4), &free, 7, nodes(false)).unwrap();
+    assert_eq!(chosen, set("0-2,4-5,9,13"));
 }
 
 #[test]
@@ -278,6 +282,21 @@ fn what_was_given_survives_a_restart_and_comes_back() {
     assert!(new(&settings).is_err(), "nothing is given, but more is shared than there is");
     std::fs::write(dir.path().join(state::FILE), "{").unwrap();
     assert!(new(&settings).is_err());
+}
+
+#[test]
+fn who_has_other_than_it_asks_for_can_have_nothing_else() {
+    let dir = root();
+    let settings = Settings { exclusive: true, reserved_milli: 500, ..Settings::default() };
+    let cpus = Cpus::new(&settings, dir.path(), dir.path()).unwrap();
+    cpus.allocate(&pod("a", "2"), "c", None).unwrap();
+    let count = |hints: Hints| hints.get("cpu").cloned().flatten().map(|hints| hints.len());
+    assert_eq!(count(cpus.hints(&pod("a", "2"), "c")), Some(1));
+    assert_eq!(count(cpus.pod_hints(&pod("a", "2"))), Some(1));
+    for cpu in ["1", "3"] {
+        assert_eq!(count(cpus.hints(&pod("a", cpu), "c")), Some(0), "{cpu}");
+        assert_eq!(count(cpus.pod_hints(&pod("a", cpu))), Some(0), "{cpu}");
+    }
 }
 
 #[test]
