@@ -60,6 +60,25 @@ pub enum DeviceError {
     /// None of them works.
     #[error("no healthy devices present; cannot allocate unhealthy devices {0}")]
     Unhealthy(String),
+    /// Those that it has from an earlier kubelet do not all work any more.
+    #[error("previously allocated devices are no longer healthy; cannot allocate unhealthy devices {0}")]
+    NoLonger(String),
+    /// It asks for another number than it has.
+    #[error(
+        "pod {pod:?} container {container:?} changed request for resource {resource:?} from {has} to {wanted}"
+    )]
+    Changed {
+        /// The pod.
+        pod: String,
+        /// The container.
+        container: String,
+        /// The resource.
+        resource: String,
+        /// How many it has.
+        has: usize,
+        /// How many it asks for.
+        wanted: usize,
+    },
     /// Too few are free.
     #[error("requested number of devices unavailable for {resource}. Requested: {wanted}, Available: {free}")]
     TooFew {
@@ -205,9 +224,36 @@ impl Resource {
 struct State {
     resources: BTreeMap<String, Resource>,
     grants: Vec<Grant>,
+    /// Pods that have run since they were given their devices: these are theirs whatever plugins say by now.
+    running: BTreeSet<String>,
 }
 
 impl State {
+    /// Whether a container has its devices from before. An earlier kubelet may have given them before the machine was
+    /// started anew: then they have to be there again.
+    fn has(&self, pod: &str, container: &str, resource: &str, wanted: usize) -> Result<bool, DeviceError> {
+        let grants: Vec<&Grant> = self.of(pod, container).filter(|g| g.resource == resource).collect();
+        if grants.is_empty() {
+            return Ok(false);
+        }
+        let own: BTreeSet<&String> = grants.into_iter().flat_map(Grant::devices).collect();
+        if own.len() != wanted {
+            let (pod, container) = (pod.to_owned(), container.to_owned());
+            let (resource, has) = (resource.to_owned(), own.len());
+            return Err(DeviceError::Changed { pod, container, resource, has, wanted });
+        }
+        let healthy = self.resources.get(resource).map(Resource::healthy).unwrap_or_default();
+        if self.running.contains(pod) {
+            Ok(true)
+        } else if healthy.is_empty() {
+            Err(DeviceError::Unhealthy(resource.to_owned()))
+        } else if own.into_iter().all(|id| healthy.contains(id)) {
+            Ok(true)
+        } else {
+            Err(DeviceError::NoLonger(resource.to_owned()))
+        }
+    }
+
     fn given(&self, resource: &str) -> BTreeSet<String> {
         self.grants
             .iter()
@@ -426,7 +472,7 @@ impl Devices {
         let uid = pod::uid(pod);
         let (resource, given, reusable) = {
             let state = self.state.lock();
-            if state.of(uid, &container.name).any(|g| g.resource == name) {
+            if state.has(uid, &container.name, name, count)? {
                 return Ok(());
             }
             let resource = state.resources.get(name).cloned().unwrap_or_default();
@@ -461,6 +507,7 @@ impl Devices {
         let answer = answer.container_responses.into_iter().next();
         let answer = answer.ok_or_else(|| DeviceError::NoAnswer(name.to_owned()))?;
         let mut state = self.state.lock();
+        state.running.insert(uid.to_owned());
         state.grants.push(Grant {
             pod: uid.to_owned(),
             container: container.name.clone(),
@@ -479,6 +526,18 @@ impl Devices {
         let mut all = Granted::default();
         state.of(pod, container).for_each(|grant| all.extend(&Granted::from_wire(grant.answer.clone())));
         all
+    }
+
+    /// An earlier kubelet gave the pod devices, and nobody has said yet whether it has run since.
+    #[must_use]
+    pub fn is_in_doubt(&self, pod: &str) -> bool {
+        let state = self.state.lock();
+        !state.running.contains(pod) && state.grants.iter().any(|g| g.pod == pod)
+    }
+
+    /// Some container of the pod runs.
+    pub fn runs(&self, pod: &str) {
+        self.state.lock().running.insert(pod.to_owned());
     }
 
     /// Tells plugins that want to know that the container is about to start.
@@ -505,6 +564,7 @@ impl Devices {
     pub fn release(&self, pod: &str) {
         let mut state = self.state.lock();
         let before = state.grants.len();
+        state.running.remove(pod);
         state.grants.retain(|g| g.pod != pod);
         if state.grants.len() != before {
             self.keep(&state);

@@ -27,6 +27,7 @@ pub struct Metrics {
     pub active_pods: IntGaugeVec,
     pub mirror_pods: IntGauge,
     pub orphaned_runtime_pods: IntCounter,
+    pub restarted_pods: IntCounterVec,
     pub started_pods: IntCounter,
     pub started_pods_errors: IntCounter,
     pub started_containers: IntCounterVec,
@@ -215,6 +216,12 @@ impl Metrics {
                 "kubelet_orphaned_runtime_pods_total",
                 "Pods found in the runtime that nobody asked for.",
                 Alpha,
+            ),
+            restarted_pods: counter_vec(
+                "kubelet_restarted_pods_total",
+                "Pods that came back under their uid before they had ended, by whether they are static.",
+                Alpha,
+                &["static"],
             ),
             started_pods: counter("kubelet_started_pods_total", "Pods started.", Alpha),
             started_pods_errors: counter(
@@ -891,10 +898,6 @@ mod tests {
         ("kubelet_pleg_discard_events", "there is no queue of events that could be full"),
         ("kubelet_pleg_pod_relist_duration_seconds", "pods are listed all at once"),
         ("kubelet_imagemanager_inmemory_", "records of pulls are read from the disk, not kept in memory"),
-        (
-            "kubelet_restarted_pods_total",
-            "a pod that comes back under its uid waits for the end of the one before as any other",
-        ),
         ("rest_client_exec_plugin_", "programs for credentials are not run by the client"),
         ("rest_client_transport_", "connections are not pooled by their configuration"),
     ];

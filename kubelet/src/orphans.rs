@@ -11,20 +11,24 @@ use std::{
 };
 
 use component_base::{task::Tasks, traces};
+use futures::future::join_all;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
 
 use crate::{
     csi::record,
-    metrics,
+    lifecycle, metrics,
     pods::Pods,
-    runtime::{Glimpse, Runtime, RuntimeError, cri},
+    runtime::{Glimpse, Runtime, RuntimeError, cri, logs, observed},
     volume,
     worker::Shared,
 };
 
 const PERIOD: Duration = Duration::from_secs(30);
-/// Grace of containers whose pod nobody knows any more.
-const GRACE: Duration = Duration::from_secs(30);
+/// What the preStop hook of a container is given whose pod nobody knows any more.
+const HOOK: Duration = Duration::from_secs(1);
+/// What such a container is given to end.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// How much of containers that have ended is kept, while their pod lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct Plan {
     pub containers: Vec<String>,
     /// Sandboxes to stop and remove.
     pub sandboxes: Vec<String>,
+    /// Pods that nobody knows and that run.
+    pub orphans: BTreeSet<String>,
 }
 
 /// Decides what is orphaned: everything of unknown pods; of known ones, all but the newest dead instances of each
@@ -60,12 +66,20 @@ pub struct Plan {
 pub fn plan(list: &[Glimpse], knows: impl Fn(&str) -> bool, keep: Keep, now: Timestamp) -> Plan {
     let old = now.checked_sub(keep.age).unwrap_or(Timestamp::MIN).as_nanosecond();
     let mut plan = Plan::default();
-    let running = cri::ContainerState::ContainerRunning as i32;
+    let (running, created, unknown) = (
+        cri::ContainerState::ContainerRunning as i32,
+        cri::ContainerState::ContainerCreated as i32,
+        cri::ContainerState::ContainerUnknown as i32,
+    );
+    let ready = cri::PodSandboxState::SandboxReady as i32;
     let mut dead: BTreeMap<(&str, &str), Vec<&Glimpse>> = BTreeMap::new();
     let mut sandboxes: BTreeMap<&str, Vec<&Glimpse>> = BTreeMap::new();
     let mut used: HashSet<&str> = HashSet::new();
     for item in list {
         let orphan = !knows(&item.pod.uid);
+        if orphan && item.state == if item.sandbox_id.is_some() { running } else { ready } {
+            plan.orphans.insert(item.pod.uid.clone());
+        }
         match &item.sandbox_id {
             Some(_) if orphan => {
                 if item.state == running {
@@ -76,8 +90,7 @@ pub fn plan(list: &[Glimpse], knows: impl Fn(&str) -> bool, keep: Keep, now: Tim
             None if orphan => plan.sandboxes.push(item.id.clone()),
             Some(sandbox) => {
                 used.insert(sandbox);
-                let ended = item.state == cri::ContainerState::ContainerExited as i32;
-                if ended && i128::from(item.created_at) <= old {
+                if item.state != running && i128::from(item.created_at) <= old {
                     dead.entry((&item.pod.uid, &item.name)).or_default().push(item);
                 }
             }
@@ -86,7 +99,12 @@ pub fn plan(list: &[Glimpse], knows: impl Fn(&str) -> bool, keep: Keep, now: Tim
     }
     for instances in dead.values_mut() {
         instances.sort_by_key(|g| std::cmp::Reverse(g.created_at));
+        // The newest one may be about to start; the one before it is still the last that ended.
+        if instances.first().is_some_and(|newest| newest.state == created) {
+            instances.remove(0);
+        }
     }
+    dead.retain(|_, instances| !instances.is_empty());
     if let Ok(each) = usize::try_from(keep.each) {
         thin(&mut dead, each, &mut plan.containers);
     }
@@ -103,10 +121,13 @@ pub fn plan(list: &[Glimpse], knows: impl Fn(&str) -> bool, keep: Keep, now: Tim
     }
     for list in sandboxes.values_mut() {
         list.sort_by_key(|g| std::cmp::Reverse(g.created_at));
-        let ready = cri::PodSandboxState::SandboxReady as i32;
         let old = list.iter().skip(1).filter(|g| g.state != ready && !used.contains(g.id.as_str()));
         plan.sandboxes.extend(old.map(|g| g.id.clone()));
     }
+    // What the runtime cannot say anything of may still run.
+    let goes = |item: &&Glimpse| item.state == unknown && plan.containers.contains(&item.id);
+    let lost: Vec<String> = list.iter().filter(goes).map(|item| item.id.clone()).collect();
+    plan.stop.extend(lost);
     plan
 }
 
@@ -163,17 +184,53 @@ pub async fn collect_dead(runtime: &Runtime, pods: &Pods) {
 }
 
 async fn carry_out(runtime: &Runtime, plan: &Plan) {
-    // What cannot be removed now is found again by the next round.
-    for id in &plan.stop {
-        report(runtime.stop_container(id, GRACE).await);
+    for uid in &plan.orphans {
+        tracing::info!(uid, "what runs of a pod that nobody knows is ended");
     }
+    metrics::get().orphaned_runtime_pods.inc_by(u64::try_from(plan.orphans.len()).unwrap_or(0));
+    // What cannot be removed now is found again by the next round.
+    join_all(plan.stop.iter().map(|id| async move { report(kill(runtime, id).await) })).await;
     for id in &plan.containers {
+        // Without a status nothing is known of its log, which goes with its pod then.
+        if let Ok(status) = runtime.container_status(id).await
+            && !status.log_path.is_empty()
+        {
+            report(logs::remove(Path::new(&status.log_path)));
+        }
         report(runtime.remove_container(id).await);
     }
     for id in &plan.sandboxes {
         report(runtime.stop_sandbox(id).await);
         report(runtime.remove_sandbox(id).await);
     }
+}
+
+/// Ends a container of which only the runtime knows, with the hook that was written down when it was made.
+async fn kill(runtime: &Runtime, id: &str) -> Result<(), RuntimeError> {
+    let status = runtime.container_status(id).await?;
+    if let Some((container, hook)) = hook(&status) {
+        let uid = status.labels.get(observed::POD_UID).map(String::as_str).unwrap_or_default();
+        let run = async {
+            let pod = runtime.pod(uid).await?;
+            let ip =
+                pod.sandboxes.iter().find_map(|sandbox| sandbox.ips.first().cloned()).unwrap_or_default();
+            lifecycle::run(runtime, id, &ip, &container, &hook, HOOK).await
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(HOOK, run).await {
+            tracing::warn!(id, %error, "preStop hook failed");
+        }
+    }
+    runtime.stop_container(id, GRACE).await
+}
+
+/// A container's preStop hook, and of the container what hooks look at.
+fn hook(status: &cri::ContainerStatus) -> Option<(Container, LifecycleHandler)> {
+    let said = |key| status.annotations.get(key).map(String::as_str).unwrap_or_default();
+    // Where nothing is written there is none.
+    let hook = serde_json::from_str(said(observed::PRE_STOP)).ok()?;
+    let ports = serde_json::from_str(said(observed::PORTS)).ok();
+    let name = status.labels.get(observed::CONTAINER_NAME).cloned().unwrap_or_default();
+    Some((Container { name, ports, ..Container::default() }, hook))
 }
 
 /// Volumes of storage drivers leave with their driver's help, before their folders do.
@@ -266,6 +323,42 @@ mod tests {
         assert_eq!(plan.stop, ["c1"]);
         assert_eq!(plan.containers, ["c1", "c2"]);
         assert_eq!(plan.sandboxes, ["s1", "s0"]);
+        assert_eq!(plan.orphans, ["gone".to_owned()].into());
+    }
+
+    #[test]
+    fn what_never_started_or_was_lost_is_no_better_than_what_has_ended() {
+        let (created, exited, unknown) = (0, 2, 3);
+        let list = [
+            item("p", "a3", Some("s"), created, 3),
+            item("p", "a2", Some("s"), exited, 2),
+            item("p", "a1", Some("s"), created, 1),
+            item("q", "b3", Some("s"), exited, 3),
+            item("q", "b2", Some("s"), unknown, 2),
+            item("r", "c1", Some("s"), created, 1),
+            item("gone", "s1", None, 1, 1),
+            item("gone", "d1", Some("s1"), exited, 1),
+        ];
+        let plan = plan(&list, |uid| uid != "gone", Keep::default(), Timestamp::MAX);
+        assert_eq!(plan.stop, ["b2"]);
+        assert_eq!(plan.containers, ["d1", "a1", "b2"]);
+        assert_eq!(plan.orphans, BTreeSet::new(), "nothing of it runs");
+    }
+
+    #[test]
+    fn hooks_are_as_they_were_written_down() {
+        let status = |annotations: &[(&str, &str)]| cri::ContainerStatus {
+            labels: [(observed::CONTAINER_NAME.to_owned(), "c".to_owned())].into(),
+            annotations: annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            ..cri::ContainerStatus::default()
+        };
+        let get = r#"{"httpGet":{"port":"http"}}"#;
+        let ports = r#"[{"name":"http","containerPort":80}]"#;
+        let (container, found) =
+            hook(&status(&[(observed::PRE_STOP, get), (observed::PORTS, ports)])).unwrap();
+        assert_eq!((container.name.as_str(), container.ports.unwrap()[0].container_port), ("c", 80));
+        assert!(found.http_get.is_some());
+        assert!(hook(&status(&[])).is_none());
     }
 
     #[test]

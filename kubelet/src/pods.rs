@@ -1,7 +1,8 @@
 //! The pods of this node: what the sources want, and one worker for each.
 //!
 //! Sources call [`Pods::set`] with everything they want; what is missing from the next call has to end. A static pod waits
-//! for an older one of the same name to be gone, so no two of them ever run at once.
+//! for an older one of the same name to be gone, so no two of them ever run at once; a pod that comes back under its uid waits for
+//! the end of the one before.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -56,7 +57,7 @@ struct Running {
 pub struct Pods {
     shared: Arc<Shared>,
     running: Mutex<HashMap<String, Running>>,
-    /// Static pods that wait for an older one of their name to be gone.
+    /// Pods that wait for another one to be gone: static pods for one of their name, others for one of their uid.
     waiting: Mutex<Vec<(Source, Arc<Pod>)>>,
     synced: Mutex<HashMap<Source, ()>>,
     expected: Vec<Source>,
@@ -100,36 +101,40 @@ impl Pods {
             return;
         }
         let pod = features::understood(pod, self.shared.gates);
-        let uid = pod::uid(&pod).to_owned();
-        if let Some(running) = self.running.lock().get(&uid) {
-            STARTS.seen(&pod, Timestamp::now());
-            running.wanted.send_if_modified(|wanted| {
-                if !is_older(&pod, &wanted.pod) {
-                    allocation::count_resizes(&wanted.pod, &pod);
-                    self.tell_missing(&wanted.pod, &pod);
-                }
-                // The list of everything may have been made before a change that was told in the meantime.
-                if is_older(&pod, &wanted.pod) {
-                    return false;
-                }
-                let wakes = wakes(&wanted.pod, &pod);
-                if !wakes {
-                    self.shared.allocations.follow(&pod);
-                    self.shared.statuses.follow(&pod);
-                }
-                wanted.pod = pod;
-                wakes
-            });
-            return;
+        self.place(source, pod, &mut self.running.lock());
+    }
+
+    /// Nobody else may find the uid or the name free in the meantime, so who calls this has the list.
+    fn place(self: &Arc<Self>, source: Source, pod: Arc<Pod>, all: &mut HashMap<String, Running>) {
+        match turn(all, source, &pod) {
+            Turn::Starts => {
+                STARTS.follow(&pod);
+                self.start(source, pod, all);
+            }
+            Turn::Waits => wait(&mut self.waiting.lock(), source, pod),
+            Turn::Changes(running) => self.change(running, pod),
         }
-        if source.is_of_manifests() && self.name_is_taken(&pod) {
-            let mut waiting = self.waiting.lock();
-            waiting.retain(|(_, p)| pod::uid(p) != uid);
-            waiting.push((source, pod));
-            return;
-        }
-        STARTS.follow(&pod);
-        self.start(source, pod);
+    }
+
+    fn change(&self, running: &Running, pod: Arc<Pod>) {
+        STARTS.seen(&pod, Timestamp::now());
+        running.wanted.send_if_modified(|wanted| {
+            if !is_older(&pod, &wanted.pod) {
+                allocation::count_resizes(&wanted.pod, &pod);
+                self.tell_missing(&wanted.pod, &pod);
+            }
+            // The list of everything may have been made before a change that was told in the meantime.
+            if is_older(&pod, &wanted.pod) {
+                return false;
+            }
+            let wakes = wakes(&wanted.pod, &pod);
+            if !wakes {
+                self.shared.allocations.follow(&pod);
+                self.shared.statuses.follow(&pod);
+            }
+            wanted.pod = pod;
+            wakes
+        });
     }
 
     /// Tells that a newer version of a pod needs what this node cannot.
@@ -143,20 +148,19 @@ impl Pods {
 
     /// A pod is gone from its source.
     pub fn remove(&self, uid: &str) {
+        self.waiting.lock().retain(|(_, pod)| pod::uid(pod) != uid);
         if let Some(running) = self.running.lock().get(uid) {
             running.wanted.send_if_modified(gone);
         }
     }
 
-    /// Ends a pod from within, as an eviction does.
+    /// Ends a pod from within, as an eviction does; one that ends already does so in no more than the time given here.
     pub fn end(&self, uid: &str, end: End) {
         if let Some(running) = self.running.lock().get(uid) {
             running.wanted.send_if_modified(|wanted| {
-                let fresh = wanted.end.is_none();
-                if fresh {
-                    wanted.end = Some(end);
-                }
-                fresh
+                let before = wanted.end.clone();
+                wanted.end.get_or_insert_default().join(end);
+                wanted.end != before
             });
         }
     }
@@ -248,16 +252,7 @@ impl Pods {
         pod
     }
 
-    fn name_is_taken(&self, pod: &Pod) -> bool {
-        self.running.lock().values().any(|r| {
-            let other = &r.wanted.borrow().pod;
-            r.source.is_of_manifests()
-                && pod::namespace(other) == pod::namespace(pod)
-                && pod::name(other) == pod::name(pod)
-        })
-    }
-
-    fn start(self: &Arc<Self>, source: Source, pod: Arc<Pod>) {
+    fn start(self: &Arc<Self>, source: Source, pod: Arc<Pod>, all: &mut HashMap<String, Running>) {
         let uid = pod::uid(&pod).to_owned();
         tracing::info!(pod = %pod::display(&pod), "pod worker starts");
         let (wanted, updates) = watch::channel(Wanted { pod, end: None });
@@ -267,7 +262,7 @@ impl Pods {
         let (nudge, seen) = (Arc::new(Notify::new()), Arc::<Seen>::default());
         let (this, drain) = (Arc::clone(self), self.shared.tasks.drain());
         let (shared, wakes, known) = (Arc::clone(&self.shared), Arc::clone(&nudge), Arc::clone(&seen));
-        self.running.lock().insert(uid.clone(), Running { source, wanted, nudge, seen });
+        all.insert(uid.clone(), Running { source, wanted, nudge, seen });
         self.shared.tasks.spawn_contained("pod", async move {
             metrics::get().pod_worker_start.observe(since.elapsed().as_secs_f64());
             let attempt = || {
@@ -283,12 +278,50 @@ impl Pods {
 
     /// A worker is through: what waited for its name may start.
     fn ended(self: &Arc<Self>, uid: &str) {
-        self.running.lock().remove(uid);
+        let mut all = self.running.lock();
+        all.remove(uid);
         STARTS.forget(uid);
         let waiting = std::mem::take(&mut *self.waiting.lock());
         for (source, pod) in waiting {
-            self.upsert(source, pod);
+            if pod::uid(&pod) == uid {
+                let of = if source.is_of_manifests() { "true" } else { "" };
+                metrics::get().restarted_pods.with_label_values(&[of]).inc();
+            }
+            self.place(source, pod, &mut all);
         }
+    }
+}
+
+/// What becomes of a pod that a source has.
+enum Turn<'a> {
+    /// It has a worker, which is told.
+    Changes(&'a Running),
+    /// Another one has to end first.
+    Waits,
+    /// It gets a worker.
+    Starts,
+}
+
+/// Decides that. A pod that is gone from its source and comes back under its uid is another one, as is that of a manifest
+/// which was taken away and put back.
+fn turn<'a>(all: &'a HashMap<String, Running>, source: Source, pod: &Pod) -> Turn<'a> {
+    if let Some(running) = all.get(pod::uid(pod)) {
+        let gone = running.wanted.borrow().end.as_ref().is_some_and(|end| end.gone);
+        return if gone { Turn::Waits } else { Turn::Changes(running) };
+    }
+    let mut others = all.values().filter(|running| running.source.is_of_manifests());
+    let is_taken = others.any(|running| {
+        let other = &running.wanted.borrow().pod;
+        pod::namespace(other) == pod::namespace(pod) && pod::name(other) == pod::name(pod)
+    });
+    if source.is_of_manifests() && is_taken { Turn::Waits } else { Turn::Starts }
+}
+
+/// Those that wait start in the order in which they came, whatever has changed about them since.
+fn wait(waiting: &mut Vec<(Source, Arc<Pod>)>, source: Source, pod: Arc<Pod>) {
+    match waiting.iter_mut().find(|(_, other)| pod::uid(other) == pod::uid(&pod)) {
+        Some(place) => *place = (source, pod),
+        None => waiting.push((source, pod)),
     }
 }
 
@@ -361,7 +394,7 @@ fn newest<'a>(all: impl Iterator<Item = &'a Wanted>) -> Option<&'a Wanted> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
+    use crate::{status::generate::Verdict, testing};
 
     #[tokio::test]
     async fn a_worker_that_panics_is_replaced_until_it_comes_through() {
@@ -382,6 +415,100 @@ mod tests {
         assert_eq!(run(0, 9).await, (1, 0));
         assert_eq!(run(2, 9).await, (3, 2));
         assert_eq!(run(9, 2).await, (2, 2));
+    }
+
+    fn running(source: Source, pod: Pod, end: Option<End>) -> (String, Running) {
+        let uid = pod::uid(&pod).to_owned();
+        let (wanted, _) = watch::channel(Wanted { pod: Arc::new(pod), end });
+        (uid, Running { source, wanted, nudge: Arc::default(), seen: Arc::default() })
+    }
+
+    fn with_uid(name: &str, uid: &str) -> Pod {
+        testing::pod(name).with(|p| p.metadata.uid = Some(uid.to_owned())).build()
+    }
+
+    #[test]
+    fn a_pod_starts_when_no_other_one_has_its_uid_or_its_manifests_name() {
+        let gone = || Some(End { gone: true, ..End::default() });
+        let all = HashMap::from([
+            running(Source::File, with_uid("a", "1"), None),
+            running(Source::Http, with_uid("b", "2"), gone()),
+            running(Source::Api, with_uid("c", "3"), Some(End::default())),
+            running(Source::Api, with_uid("d", "4"), gone()),
+        ]);
+        let turn = |source, name: &str, uid: &str| match turn(&all, source, &with_uid(name, uid)) {
+            Turn::Changes(_) => "changes",
+            Turn::Waits => "waits",
+            Turn::Starts => "starts",
+        };
+        for (source, name, uid, expected) in [
+            (Source::File, "a", "1", "changes"),
+            (Source::File, "a", "9", "waits"),
+            (Source::File, "b", "2", "waits"),
+            (Source::File, "b", "9", "waits"),
+            (Source::Api, "a", "9", "starts"),
+            (Source::File, "c", "9", "starts"),
+            (Source::Api, "c", "9", "starts"),
+            (Source::Api, "c", "3", "changes"),
+            (Source::Api, "d", "4", "waits"),
+            (Source::File, "e", "9", "starts"),
+        ] {
+            assert_eq!(turn(source, name, uid), expected, "{source:?} {name} {uid}");
+        }
+    }
+
+    #[test]
+    fn who_waits_keeps_its_place() {
+        let mut waiting = Vec::new();
+        for (name, uid) in [("a", "1"), ("b", "2"), ("c", "1")] {
+            wait(&mut waiting, Source::File, Arc::new(with_uid(name, uid)));
+        }
+        let names: Vec<&str> = waiting.iter().map(|(_, pod)| pod::name(pod)).collect();
+        assert_eq!(names, ["c", "b"]);
+    }
+
+    #[test]
+    fn time_only_gets_shorter() {
+        let end = |grace, reason: Option<&str>, gone| {
+            let verdict = reason.map(|reason| Verdict {
+                reason: reason.to_owned(),
+                message: String::new(),
+                disrupted: false,
+            });
+            End { grace, verdict, gone }
+        };
+        for (deletion, spec, ends, seconds, reason) in [
+            (None, Some(9), vec![], 9, None),
+            (Some(5), Some(9), vec![], 5, None),
+            (Some(20), Some(9), vec![], 20, None),
+            (Some(0), Some(9), vec![], 1, None),
+            (None, Some(0), vec![end(None, None, true)], 1, None),
+            (None, None, vec![], 30, None),
+            (Some(5), None, vec![end(Some(7), Some("Evicted"), false)], 5, Some("Evicted")),
+            (
+                Some(5),
+                None,
+                vec![end(None, None, true), end(Some(2), Some("Evicted"), false)],
+                2,
+                Some("Evicted"),
+            ),
+            (None, None, vec![end(Some(3), Some("a"), false), end(Some(8), None, true)], 3, Some("a")),
+            (None, None, vec![end(Some(3), Some("a"), false), end(Some(0), Some("b"), false)], 1, Some("b")),
+        ] {
+            let pod = testing::pod("a").with(|p| {
+                p.metadata.deletion_grace_period_seconds = deletion;
+                p.spec.as_mut().unwrap().termination_grace_period_seconds = spec;
+            });
+            let mut wanted = Wanted { pod: Arc::new(pod.build()), end: None };
+            let gone = ends.iter().any(|end| end.gone);
+            for end in ends {
+                wanted.end.get_or_insert_default().join(end);
+            }
+            let verdict = wanted.end.as_ref().and_then(|end| end.verdict.as_ref());
+            assert_eq!(verdict.map(|v| v.reason.as_str()), reason);
+            assert_eq!(wanted.end.as_ref().is_some_and(|end| end.gone), gone);
+            assert_eq!(wanted.grace(), Duration::from_secs(seconds), "{deletion:?} {spec:?}");
+        }
     }
 
     #[test]

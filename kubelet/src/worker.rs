@@ -183,6 +183,15 @@ pub struct End {
     pub gone: bool,
 }
 
+impl End {
+    /// Another reason to end has come: time only gets shorter, the last verdict counts, and who is gone stays gone.
+    pub fn join(&mut self, other: Self) {
+        self.grace = self.grace.into_iter().chain(other.grace).min();
+        self.verdict = other.verdict.or(self.verdict.take());
+        self.gone |= other.gone;
+    }
+}
+
 /// What the source wants of the pod.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -199,12 +208,12 @@ impl Wanted {
         self.end.is_some() || self.pod.metadata.deletion_timestamp.is_some()
     }
 
-    /// Seconds it is given for that.
+    /// Seconds it is given for that, one at least.
     #[must_use]
     pub fn grace(&self) -> Duration {
         let own = pod::grace_seconds(&self.pod);
         let seconds = self.end.as_ref().and_then(|e| e.grace).map_or(own, |g| g.min(own));
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1))
     }
 
     /// Nothing of the pod is to stay, neither records nor logs.
@@ -351,6 +360,16 @@ impl Worker {
             answer = self.admit_with_room(&wanted.pod) => answer,
             _ = updates.wait_for(Wanted::ends) => return false,
         };
+        let uid = pod::uid(&wanted.pod);
+        if self.shared.devices.is_in_doubt(uid) {
+            // Who cannot be asked about is taken to run.
+            let runtime = self.shared.runtime.pod(uid).await;
+            if runtime.is_ok_and(|runtime| runtime.running().next().is_none()) {
+                tracing::info!(pod = %pod::display(&wanted.pod), "does not run, its devices have to be there again");
+            } else {
+                self.shared.devices.runs(uid);
+            }
+        }
         let answer = match answer {
             Ok(()) => self.shared.topology.admit(&wanted.pod).await.inspect_err(|_| {
                 self.shared.allocations.release(pod::uid(&wanted.pod));

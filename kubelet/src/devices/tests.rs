@@ -161,7 +161,25 @@ async fn devices_are_given_kept_and_taken_back() {
     assert_eq!(after.granted("uid-first", "c").envs["IDS"], "b,d");
     assert_eq!(health(&after), ["b=Healthy", "d=Healthy"], "nobody tells otherwise");
     assert_eq!(after.capacity(Timestamp::now())[GPU], (0, 0));
+    assert!(after.is_in_doubt("uid-first") && !after.is_in_doubt("uid-second"));
+    let refused = |of: &'static str| format!("{of}; cannot allocate unhealthy devices {GPU}");
+    let error = allocate(&after, &first).await.unwrap_err();
+    assert_eq!(error.to_string(), refused("no healthy devices present"));
+    let turn = after.registered(GPU, dir.path().join("gpu.sock"), options);
+    let mut worse = devices();
+    worse[3].health = "Unhealthy".into();
+    after.reported(GPU, turn, worse);
+    let error = allocate(&after, &first).await.unwrap_err();
+    assert_eq!(error.to_string(), refused("previously allocated devices are no longer healthy"));
+    after.runs("uid-first");
+    assert!(!after.is_in_doubt("uid-first"));
     allocate(&after, &first).await.unwrap();
+    let error = allocate(&after, &pod("first", &[("init", 3)])).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "pod \"uid-first\" container \"init\" changed request for resource \"example.com/gpu\" from 2 to 3"
+    );
+    after.reported(GPU, turn, vec![]);
     assert!(matches!(allocate(&after, &second).await, Err(DeviceError::Unhealthy(_))));
     all.release("uid-first");
     allocate(&all, &second).await.unwrap();

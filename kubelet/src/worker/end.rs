@@ -9,10 +9,11 @@ use std::{
 };
 
 use component_base::traces;
-use futures::{TryFutureExt, future::join_all};
+use futures::{FutureExt as _, TryFutureExt, future::join_all};
 use k8s_openapi::api::core::v1::{Container, Pod};
+use tokio_util::sync::CancellationToken;
 
-use super::{RETRY, Worker, described, plan};
+use super::{RETRY, Wanted, Worker, described, plan};
 use crate::{
     events::Severity,
     lifecycle,
@@ -25,7 +26,7 @@ use crate::{
     volume,
 };
 
-/// What a container is given at least, even when its hook has used up the grace period.
+/// What a container is given at least, even when its hook has used up the grace period, or there was none.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
 
 impl Worker {
@@ -34,9 +35,7 @@ impl Worker {
         self.probes.only_readiness();
         loop {
             let wanted = self.updates.borrow_and_update().clone();
-            if let Some(verdict) = wanted.end.as_ref().and_then(|e| e.verdict.clone()) {
-                self.verdict.get_or_insert(verdict);
-            }
+            self.take_verdict(&wanted);
             let pod = Arc::clone(&wanted.pod);
             let terminal = self
                 .status
@@ -73,6 +72,9 @@ impl Worker {
                     self.shared.allocations.release(pod::uid(&pod));
                     self.shared.topology.release(pod::uid(&pod));
                     if !terminal {
+                        // It may have come when the pod was on its way out already.
+                        let wanted = self.updates.borrow().clone();
+                        self.take_verdict(&wanted);
                         self.publish(&pod, &runtime, true, true);
                     }
                     let released = self.release(&pod);
@@ -86,6 +88,13 @@ impl Worker {
                 }
             }
             tokio::time::sleep(RETRY / 10).await;
+        }
+    }
+
+    fn take_verdict(&mut self, wanted: &Wanted) {
+        let verdict = wanted.end.as_ref().and_then(|end| end.verdict.as_ref());
+        if let Some(verdict) = verdict.filter(|_| !self.rejected) {
+            self.verdict = Some(verdict.clone());
         }
     }
 
@@ -153,40 +162,48 @@ impl Worker {
         runtime: &PodRuntime,
         grace: Duration,
     ) -> Result<(), RuntimeError> {
-        let begun = Instant::now();
-        let left = || grace.saturating_sub(begun.elapsed());
-        let mut others = Vec::new();
-        let mut sidecars: Vec<(usize, &ContainerRecord)> = Vec::new();
-        for record in runtime.running() {
-            match pod::container_named(pod, &record.name) {
-                Some((Role::Init(i), c)) if pod::is_sidecar(&c) => sidecars.push((i, record)),
-                _ => others.push(record),
+        let running: Vec<&ContainerRecord> = runtime.running().collect();
+        let names: Vec<&str> = running.iter().map(|record| record.name.as_str()).collect();
+        let earlier = earlier(pod, &names);
+        let ended: Vec<CancellationToken> = names.iter().map(|_| CancellationToken::new()).collect();
+        join_all(running.iter().enumerate().map(|(i, record)| {
+            let turn = join_all(earlier[i].iter().map(|other| ended[*other].cancelled()));
+            let own = &ended[i];
+            async move {
+                if self.kill_record(pod, runtime, record, grace, turn.map(drop)).await {
+                    own.cancel();
+                }
             }
-        }
-        join_all(others.into_iter().map(|r| self.kill_record(pod, runtime, r, grace))).await;
-        sidecars.sort_by_key(|(i, _)| std::cmp::Reverse(*i));
-        for (_, record) in sidecars {
-            self.kill_record(pod, runtime, record, left()).await;
-        }
+        }))
+        .await;
         for sandbox in runtime.sandboxes.iter().filter(|s| s.ready) {
             self.shared.runtime.stop_sandbox(&sandbox.id).await?;
         }
         Ok(())
     }
 
+    /// Kills a container as part of its pod: its hook runs at once, its signal waits for `turn`. Says whether it has ended.
     async fn kill_record(
         &self,
         pod: &Arc<Pod>,
         runtime: &PodRuntime,
         record: &ContainerRecord,
         grace: Duration,
-    ) {
+        turn: impl Future<Output = ()>,
+    ) -> bool {
         let container = pod::container_named(pod, &record.name)
             .map(|(_, c)| c)
             .unwrap_or_else(|| Container { name: record.name.clone(), ..Container::default() });
         let text = format!("Stopping container {}", record.name);
         let ip = self.address(pod, runtime);
-        self.kill_container(pod, &record.id, &container, &ip, &text, grace).await;
+        let begun = Instant::now();
+        self.before_stop(pod, &record.id, &container, &ip, &text, grace).await;
+        // Whoever has no time left waits for nobody.
+        let is_due = tokio::time::timeout(left(grace, begun.elapsed()), turn).await;
+        if is_due.is_err() {
+            tracing::debug!(pod = %pod::display(pod), container = record.name, "stopped before its turn");
+        }
+        self.stop(pod, &record.id, &record.name, left(grace, begun.elapsed())).await
     }
 
     /// Kills one container for the reason in the plan.
@@ -220,27 +237,91 @@ impl Worker {
         message: &str,
         grace: Duration,
     ) {
-        self.container_event(pod, &container.name, Severity::Normal, "Killing", message);
         let begun = Instant::now();
-        if let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref())
-            && !grace.is_zero()
-        {
-            let run = lifecycle::run(&self.shared.runtime, id, ip, container, hook, grace);
-            let ran = tokio::time::timeout(grace, run).await;
-            if let Ok(Ok(Some(told))) = &ran {
-                self.event(pod, Severity::Warning, lifecycle::FALLBACK, told);
-            }
-            if let Ok(Err(error)) = ran {
-                tracing::warn!(pod = %pod::display(pod), container = container.name, %error, "preStop hook failed");
-                let name = &container.name;
-                self.container_event(pod, name, Severity::Warning, "FailedPreStopHook", "PreStopHook failed");
-            }
+        self.before_stop(pod, id, container, ip, message, grace).await;
+        self.stop(pod, id, &container.name, left(grace, begun.elapsed())).await;
+    }
+
+    /// Tells that the container is killed, and runs its preStop hook where there is time for it.
+    async fn before_stop(
+        &self,
+        pod: &Arc<Pod>,
+        id: &str,
+        container: &Container,
+        ip: &str,
+        message: &str,
+        grace: Duration,
+    ) {
+        self.container_event(pod, &container.name, Severity::Normal, "Killing", message);
+        let hook = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref());
+        let Some(hook) = hook.filter(|_| !grace.is_zero()) else { return };
+        let run = lifecycle::run(&self.shared.runtime, id, ip, container, hook, grace);
+        let ran = tokio::time::timeout(grace, run).await;
+        if let Ok(Ok(Some(told))) = &ran {
+            self.event(pod, Severity::Warning, lifecycle::FALLBACK, told);
         }
-        let left = grace.saturating_sub(begun.elapsed());
-        let least = if grace.is_zero() { Duration::ZERO } else { LEAST_GRACE };
-        if let Err(error) = self.shared.runtime.stop_container(id, left.max(least)).await {
+        if let Ok(Err(error)) = ran {
+            tracing::warn!(pod = %pod::display(pod), container = container.name, %error, "preStop hook failed");
+            let name = &container.name;
+            self.container_event(pod, name, Severity::Warning, "FailedPreStopHook", "PreStopHook failed");
+        }
+    }
+
+    /// Says whether the container has ended.
+    async fn stop(&self, pod: &Pod, id: &str, name: &str, left: Duration) -> bool {
+        let stopped = self.shared.runtime.stop_container(id, left.max(LEAST_GRACE)).await;
+        if let Err(error) = &stopped {
             // The next round sees it running and tries again.
-            tracing::warn!(pod = %pod::display(pod), container = container.name, %error, "cannot stop the container");
+            tracing::warn!(pod = %pod::display(pod), container = name, %error, "cannot stop the container");
         }
+        stopped.is_ok()
+    }
+}
+
+/// What is left of a grace period. Runtimes count in seconds, so one that has only begun is not lost.
+fn left(grace: Duration, passed: Duration) -> Duration {
+    grace.saturating_sub(Duration::from_secs(passed.as_secs()))
+}
+
+/// For each of a pod's running containers those that have to end before it is stopped, by their places in the list: a
+/// sidecar goes after all regular containers and after the sidecars that started later.
+fn earlier(pod: &Pod, running: &[&str]) -> Vec<Vec<usize>> {
+    // When a container goes; nobody waits for those that go at no certain time.
+    let rank = |name: &&str| match pod::container_named(pod, name)? {
+        (Role::Regular(_), _) => Some(0),
+        (Role::Init(i), container) if pod::is_sidecar(&container) => Some(usize::MAX - i),
+        _ => None,
+    };
+    let ranks: Vec<Option<usize>> = running.iter().map(rank).collect();
+    let before = |own: &Option<usize>| {
+        let others = ranks.iter().enumerate();
+        others.filter(|(_, other)| other.is_some() && *other < own).map(|(i, _)| i).collect()
+    };
+    ranks.iter().map(before).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn sidecars_go_after_those_they_serve() {
+        let pod =
+            testing::pod("a").sidecar("s1").init("i").sidecar("s2").container("c").container("d").build();
+        let waits = |running: &[&str]| {
+            let names = |list: Vec<usize>| list.into_iter().map(|i| running[i]).collect::<Vec<_>>().join(" ");
+            earlier(&pod, running).into_iter().map(names).collect::<Vec<_>>()
+        };
+        assert_eq!(waits(&["s1", "c", "s2", "d"]), ["c s2 d", "", "c d", ""]);
+        assert_eq!(waits(&["s1", "d"]), ["d", ""], "who does not run is not waited for");
+        assert_eq!(waits(&["s1", "i"]), ["", ""], "they end together before the pod has begun");
+        assert_eq!(waits(&["gone", "s2", "s1"]), ["", "", "s2"]);
+    }
+
+    #[test]
+    fn a_second_that_has_only_begun_is_not_lost() {
+        let left = |grace, passed| left(Duration::from_secs(grace), Duration::from_millis(passed)).as_secs();
+        assert_eq!((left(30, 1), left(30, 1999), left(30, 31_000), left(0, 0)), (30, 29, 0, 0));
     }
 }
