@@ -353,6 +353,13 @@ impl Allocations {
         }
     }
 
+    /// What the node says it has for pods of a resource, in thousandths; nothing before it has said so.
+    #[must_use]
+    pub fn allocatable(&self, name: &str) -> Option<i64> {
+        let node = self.node.as_ref()?.borrow();
+        resources::amount(node.as_ref()?.status.as_ref()?.allocatable.as_ref(), name)
+    }
+
     /// This node, once it is known.
     async fn known_node(&self) -> Option<Arc<Node>> {
         let mut node = self.node.clone()?;

@@ -77,8 +77,10 @@ pub struct NodeFacts {
     pub pod_ips: Vec<String>,
     /// Thousandths of a cpu that pods may use.
     pub allocatable_milli_cpu: i64,
-    /// Bytes that pods may use.
+    /// Bytes of memory that pods may use.
     pub allocatable_memory: i64,
+    /// Bytes of disk that pods may use.
+    pub allocatable_disk: i64,
 }
 
 /// The container's environment, in the order of definition with later ones winning.
@@ -283,6 +285,7 @@ pub fn resource_value(
     let fallback = match name {
         "cpu" => node.allocatable_milli_cpu,
         "memory" => node.allocatable_memory.saturating_mul(1000),
+        "ephemeral-storage" => node.allocatable_disk.saturating_mul(1000),
         _ => 0,
     };
     let milli = match list {

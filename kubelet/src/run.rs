@@ -73,8 +73,13 @@ use crate::{
     pods::{Pods, Source},
     pods_api, rotation,
     runtime::{
-        Runtime, RuntimeError, config::NodeSettings, cri, logs::Rotation, memory_qos::MemoryQos,
-        security::NodeSecurity, swap::Swap,
+        Runtime, RuntimeError,
+        config::NodeSettings,
+        cri,
+        logs::Rotation,
+        memory_qos::MemoryQos,
+        security::{self, NodeSecurity},
+        swap::Swap,
     },
     server::{
         Server, Switches,
@@ -514,8 +519,6 @@ fn share(
     for folder in [&pods_dir, &container_logs, &file.pod_logs_dir, &config.cert_dir, &registry] {
         std::fs::create_dir_all(folder).map_err(at(folder))?;
     }
-    // A node without the file resolves nothing of its own.
-    let host_resolver = std::fs::read_to_string(&file.resolv_conf).unwrap_or_default();
     let objects: Arc<dyn ObjectSource> = match api {
         Some((client, _)) => {
             let strategy = &file.config_map_and_secret_change_detection_strategy;
@@ -573,6 +576,16 @@ fn share(
         });
     }
     let events = events(config, api, tasks);
+    let dns = DnsSettings {
+        cluster_dns: file.cluster_dns.clone(),
+        cluster_domain: file.cluster_domain.clone(),
+        resolver: file.resolv_conf.clone(),
+        ips: ips.iter().map(ToString::to_string).collect(),
+    };
+    if let Some(text) = dns::excess(&dns, &dns.host()) {
+        let reason = "CheckLimitsForResolvConf";
+        events.send(node_reference(&config.node_name), Severity::Warning, reason, &text);
+    }
     let certificates = api.and_then(|(client, watched)| {
         let (client, events) = (client.clone(), Arc::clone(&events));
         Some(PodCertificates::new(client, watched.certificate_requests()?, watched.node(), events))
@@ -602,6 +615,7 @@ fn share(
                 seccomp_root: config.root_dir.join("seccomp").to_string_lossy().into_owned(),
                 seccomp_default: file.seccomp_default,
                 apparmor: Path::new("/sys/kernel/security/apparmor/profiles").exists(),
+                hidden: security::hidden(Path::new("/")),
             },
             memory_capacity: machine.memory,
             cfs_period: config.cfs_period(),
@@ -618,17 +632,14 @@ fn share(
         events,
         services,
         statuses: Arc::new(Statuses::default()),
-        dns: DnsSettings {
-            cluster_dns: file.cluster_dns.clone(),
-            cluster_domain: file.cluster_domain.clone(),
-            host: dns::parse(&host_resolver),
-        },
+        dns,
         node: NodeFacts {
             name: config.node_name.clone(),
             ips: ips.iter().map(ToString::to_string).collect(),
             pod_ips: vec![],
             allocatable_milli_cpu: machine.cpus.saturating_mul(1000),
             allocatable_memory: machine.memory,
+            allocatable_disk: 0,
         },
         allocations: Allocations::new(
             &config.root_dir,

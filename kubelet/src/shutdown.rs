@@ -130,7 +130,9 @@ impl Ender for OfNode {
     }
 
     fn is_over(&self, pod: &Pod) -> bool {
-        !self.shared.allocations.holds(pod::uid(pod))
+        // Its folder goes last, with its volumes.
+        let uid = pod::uid(pod);
+        !self.shared.allocations.holds(uid) && !self.shared.pods_dir.join(uid).exists()
     }
 
     fn tell(&self, begins: bool) {

@@ -16,6 +16,7 @@ pub mod empty_dir;
 pub mod host_path;
 pub mod image;
 pub mod keyed;
+pub mod nested;
 pub mod nfs;
 pub mod ownership;
 pub mod projected;
@@ -58,7 +59,7 @@ pub enum VolumeError {
         name: String,
     },
     /// A required key does not exist.
-    #[error("references non-existent {0} key: {1}")]
+    #[error("{0}: {1}")]
     KeyNotFound(&'static str, String),
     /// A path that would leave the volume.
     #[error("invalid path {0:?}: must be relative and must not contain '..'")]
@@ -74,6 +75,9 @@ pub enum VolumeError {
     /// Trust anchors that cannot be told.
     #[error("ClusterTrustBundle: {0}")]
     TrustBundle(String),
+    /// An emptyDir that cannot be made.
+    #[error("{0}")]
+    Medium(String),
     /// The claim is not bound yet.
     #[error("persistentvolumeclaim {0:?} is not bound")]
     NotBound(String),
@@ -179,6 +183,21 @@ impl Context<'_> {
     #[must_use]
     pub fn folder(&self, plugin: &str, volume: &str) -> PathBuf {
         self.pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(volume)
+    }
+
+    /// Writes the files of a volume that lives in an emptyDir of this medium, and makes place for what is mounted within.
+    fn write(
+        &self,
+        plugin: &str,
+        volume: &str,
+        medium: &str,
+        files: &atomic::Payload,
+    ) -> Result<Mounted, VolumeError> {
+        let path = self.folder(plugin, volume);
+        empty_dir::make(self, &path, medium, None)?;
+        atomic::write(&path, files, self.fs_group(), self.now)?;
+        nested::make(self.pod, volume, &path)?;
+        Ok(Mounted { path, read_only: true })
     }
 
     /// The group that owns the pod's volumes.

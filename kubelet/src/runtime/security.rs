@@ -1,6 +1,9 @@
-//! Security contexts in the runtime's terms: users, groups, capabilities, seccomp, namespaces, masked paths. Pure.
+//! Security contexts in the runtime's terms: users, groups, capabilities, seccomp, namespaces, masked paths. Pure, but for
+//! what there is to mask on a machine.
 //!
 //! Contract: core/v1 SecurityContext and PodSecurityContext; a container's setting wins over its pod's.
+
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::{
     Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext,
@@ -73,6 +76,8 @@ const MASKED: [&str; 11] = [
     "/sys/firmware",
 ];
 const MASKED_EXTRA: [&str; 1] = ["/sys/devices/virtual/powercap"];
+/// Processors, one folder each.
+const PROCESSORS: &str = "/sys/devices/system/cpu";
 /// Paths containers may only read.
 const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -182,6 +187,25 @@ pub struct NodeSecurity {
     pub seccomp_default: bool,
     /// The kernel has AppArmor.
     pub apparmor: bool,
+    /// What is hidden from containers on this machine besides.
+    pub hidden: Vec<String>,
+}
+
+/// Where the machine tells how often its processors got too hot, from which containers could tell what others do. `root` is
+/// `/` but in tests.
+#[must_use]
+pub fn hidden(root: &Path) -> Vec<String> {
+    // A machine that does not list its processors has nothing to hide.
+    let entries = std::fs::read_dir(root.join(&PROCESSORS[1..])).into_iter().flatten().filter_map(Result::ok);
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let mut found: Vec<String> = entries
+        .filter(|entry| entry.path().join("thermal_throttle").exists())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.strip_prefix("cpu").is_some_and(is_number))
+        .map(|name| format!("{PROCESSORS}/{name}/thermal_throttle"))
+        .collect();
+    found.sort();
+    found
 }
 
 /// SELinux labels; the container's win over its pod's.
@@ -216,10 +240,20 @@ pub fn sandbox(
             .filter(|_| ctx.run_as_user.is_some())
             .map(|value| cri::Int64Value { value }),
         supplemental_groups: groups(&ctx, &[]),
+        supplemental_groups_policy: groups_policy(&ctx),
         privileged,
         seccomp: Some(seccomp(None, ctx.seccomp_profile.as_ref(), &node.seccomp_root, true)?),
         ..cri::LinuxSandboxSecurityContext::default()
     })
+}
+
+/// Whether groups of the image count.
+fn groups_policy(ctx: &PodSecurityContext) -> i32 {
+    let policy = match ctx.supplemental_groups_policy.as_deref() {
+        Some("Strict") => cri::SupplementalGroupsPolicy::Strict,
+        _ => cri::SupplementalGroupsPolicy::Merge,
+    };
+    policy as i32
 }
 
 fn groups(ctx: &PodSecurityContext, extra: &[i64]) -> Vec<i64> {
@@ -260,6 +294,7 @@ pub fn container(
     }
     let mut masked = list(&MASKED);
     masked.extend(list(&MASKED_EXTRA));
+    masked.extend_from_slice(&node.hidden);
     Ok(cri::LinuxContainerSecurityContext {
         capabilities: ctx.capabilities.as_ref().map(|c| cri::Capability {
             add_capabilities: c.add.clone().unwrap_or_default(),
@@ -274,9 +309,7 @@ pub fn container(
         run_as_group: ctx.run_as_group.or(pod_ctx.run_as_group).map(|value| cri::Int64Value { value }),
         readonly_rootfs: ctx.read_only_root_filesystem == Some(true),
         supplemental_groups: groups(&pod_ctx, volume_groups),
-        supplemental_groups_policy: i32::from(
-            pod_ctx.supplemental_groups_policy.as_deref() == Some("Strict"),
-        ),
+        supplemental_groups_policy: groups_policy(&pod_ctx),
         no_new_privs: ctx.allow_privilege_escalation == Some(false),
         masked_paths: if unmasked { vec![] } else { masked },
         readonly_paths: if unmasked { vec![] } else { list(&READONLY) },
@@ -377,6 +410,40 @@ mod tests {
         let made = made(|c| c.privileged = Some(true), ImageUser::Id(0)).unwrap();
         assert!(made.masked_paths.is_empty());
         assert_eq!(made.seccomp.unwrap().profile_type, cri::security_profile::ProfileType::Unconfined as i32);
+    }
+
+    #[test]
+    fn groups_of_the_image_count_for_sandboxes_as_for_containers() {
+        for (policy, expected) in [
+            (None, cri::SupplementalGroupsPolicy::Merge),
+            (Some("Merge"), cri::SupplementalGroupsPolicy::Merge),
+            (Some("Strict"), cri::SupplementalGroupsPolicy::Strict),
+        ] {
+            let mut pod = testing::pod("a").container("c").build();
+            let context = pod.spec.as_mut().unwrap().security_context.get_or_insert_default();
+            context.supplemental_groups_policy = policy.map(str::to_owned);
+            let node = NodeSecurity::default();
+            let of_sandbox = sandbox(&pod, &node, None).unwrap().supplemental_groups_policy;
+            let user = ImageUser::Id(1);
+            let made = container(&pod, &testing::container("c"), &user, &[], None, &node, None).unwrap();
+            assert_eq!([of_sandbox, made.supplemental_groups_policy], [expected as i32; 2], "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn what_tells_of_other_containers_is_hidden() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(hidden(dir.path()), Vec::<String>::new());
+        let root = dir.path().join("sys/devices/system/cpu");
+        for name in ["cpu0/thermal_throttle", "cpu12/thermal_throttle", "cpu1", "cpufreq/thermal_throttle"] {
+            std::fs::create_dir_all(root.join(name)).unwrap();
+        }
+        let found = hidden(dir.path());
+        assert_eq!(found, [0, 12].map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle")));
+        let node = NodeSecurity { hidden: found, ..NodeSecurity::default() };
+        let (pod, user) = (testing::pod("a").build(), ImageUser::Id(1));
+        let made = container(&pod, &testing::container("c"), &user, &[], None, &node, None).unwrap();
+        assert_eq!(made.masked_paths.len(), MASKED.len() + MASKED_EXTRA.len() + 2);
     }
 
     #[test]

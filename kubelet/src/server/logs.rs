@@ -9,6 +9,7 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ContainerState;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -76,7 +77,7 @@ async fn find(
 ) -> Result<ContainerRecord, ServeError> {
     let pod = server.pod(namespace, name, None)?;
     if pod::container_named(&pod, container).is_none() {
-        let text = format!("container {container} not found in pod {name}");
+        let text = format!("container {container:?} not found in pod {name:?}");
         return Err(ServeError::NotFound(text));
     }
     let runtime = server.runtime_of(&pod).await?;
@@ -100,13 +101,27 @@ async fn find(
         None => {
             let status = pod.status.unwrap_or_default();
             let lists = [&status.init_container_statuses, &status.container_statuses];
-            let waiting = lists.into_iter().flatten().flatten().find(|s| s.name == container);
-            let reason = waiting
-                .and_then(|s| s.state.as_ref()?.waiting.as_ref()?.reason.clone())
-                .unwrap_or_else(|| "ContainerCreating".to_owned());
-            refused(format!("container {container:?} in pod {name:?} is waiting to start: {reason}"))
+            let known = lists.into_iter().flatten().flatten().find(|s| s.name == container);
+            let why = missing(known.and_then(|status| status.state.as_ref()));
+            refused(format!("container {container:?} in pod {name:?} is {why}"))
         }
     }
+}
+
+/// Why a container has no log that the runtime knows of, by its status.
+fn missing(state: Option<&ContainerState>) -> String {
+    if state.is_some_and(|state| state.terminated.is_some()) {
+        return "terminated".to_owned();
+    }
+    let waiting =
+        state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.as_deref());
+    let why = match waiting {
+        None => "ContainerCreating",
+        Some("ErrImagePull") => "image can't be pulled",
+        Some("ImagePullBackOff") => "trying and failing to pull image",
+        Some(reason) => reason,
+    };
+    format!("waiting to start: {why}")
 }
 
 /// The query as options. One stream alone is had only where that is switched on.
@@ -159,6 +174,23 @@ fn options(query: &Query, streams: bool, now: Timestamp) -> Result<LogOptions, S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_there_is_no_log_is_told_by_the_status() {
+        for (state, text) in [
+            (None, "waiting to start: ContainerCreating"),
+            (Some(r#"{"waiting": {"reason": "PodInitializing"}}"#), "waiting to start: PodInitializing"),
+            (Some(r#"{"waiting": {"reason": "ErrImagePull"}}"#), "waiting to start: image can't be pulled"),
+            (
+                Some(r#"{"waiting": {"reason": "ImagePullBackOff"}}"#),
+                "waiting to start: trying and failing to pull image",
+            ),
+            (Some(r#"{"terminated": {"exitCode": 1}}"#), "terminated"),
+        ] {
+            let state: Option<ContainerState> = state.map(|text| serde_json::from_str(text).unwrap());
+            assert_eq!(missing(state.as_ref()), text);
+        }
+    }
 
     fn parse(text: &str, streams: bool) -> Result<LogOptions, ServeError> {
         options(&Query::parse(Some(text)), streams, Timestamp::UNIX_EPOCH)

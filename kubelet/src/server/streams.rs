@@ -55,7 +55,7 @@ async fn running_container(server: &Server, named: &Named<'_>) -> Result<(Pod, S
     let record = runtime.latest(named.container).filter(|r| r.phase == ContainerPhase::Running);
     let id = record
         .map(|r| r.id.to_string())
-        .ok_or_else(|| ServeError::NotFound(format!("container not found ({:?})", named.container)))?;
+        .ok_or_else(|| ServeError::Internal(format!("container not found ({:?})", named.container)))?;
     Ok((pod, id))
 }
 
@@ -93,8 +93,8 @@ pub(super) async fn exec(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ServeError> {
     count_websocket(&request, "exec");
-    let (_, container_id) = running_container(server, &container_path(parts)?).await?;
     let Streams { stdin, stdout, stderr, tty } = streams(query)?;
+    let (_, container_id) = running_container(server, &container_path(parts)?).await?;
     let cmd = query.all("command");
     let url = server
         .shared
@@ -113,8 +113,8 @@ pub(super) async fn attach(
 ) -> Result<Response<Body>, ServeError> {
     count_websocket(&request, "attach");
     let named = container_path(parts)?;
-    let (pod, container_id) = running_container(server, &named).await?;
     let Streams { stdin, stdout, stderr, .. } = streams(query)?;
+    let (pod, container_id) = running_container(server, &named).await?;
     // The terminal is the container's, whatever the request says.
     let tty = pod::container_named(&pod, named.container).is_some_and(|(_, c)| c.tty == Some(true));
     // A terminal has no stream of errors; one that is asked for is left out. With input from elsewhere than a terminal
@@ -149,7 +149,7 @@ pub(super) async fn port_forward(
 
 fn ready_sandbox(runtime: &PodRuntime, pod: &Pod) -> Result<String, ServeError> {
     let sandbox = runtime.sandboxes.iter().find(|s| s.ready);
-    let missing = || ServeError::NotFound(format!("failed to find sandbox for pod {:?}", pod::display(pod)));
+    let missing = || ServeError::Internal(format!("failed to find sandbox for pod {:?}", pod::display(pod)));
     sandbox.map(|s| s.id.to_string()).ok_or_else(missing)
 }
 

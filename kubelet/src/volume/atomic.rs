@@ -165,6 +165,8 @@ fn link_names(dir: &Path, payload: &Payload) -> Result<(), VolumeError> {
     Ok(())
 }
 
+/// Takes away folders of before and links to what is no longer there. Other entries are places where containers mount
+/// other volumes.
 fn remove_stale(dir: &Path, payload: &Payload) -> Result<(), VolumeError> {
     let names = top_names(payload);
     let current = fs::read_link(dir.join(DATA)).map_err(VolumeError::io(dir))?;
@@ -172,8 +174,10 @@ fn remove_stale(dir: &Path, payload: &Payload) -> Result<(), VolumeError> {
         let entry = entry.map_err(VolumeError::io(dir))?;
         let name = entry.file_name();
         let text = name.to_string_lossy();
-        let keep = text == DATA || Path::new(&name) == current || names.contains(&*text);
-        if !keep {
+        let old = text.starts_with("..") && text != DATA && Path::new(&name) != current;
+        // What is no link has no target.
+        let links = fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(DATA));
+        if old || (links && text != DATA && !names.contains(&*text)) {
             remove_any(&entry.path())?;
         }
     }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Volume;
 
 use super::{
-    Context, Mounted, VolumeError, VolumePlugin, atomic,
+    Context, Mounted, VolumeError, VolumePlugin,
     keyed::{self, Kind, Reference},
 };
 
@@ -31,8 +31,6 @@ impl VolumePlugin for ConfigMapVolume {
             optional: source.optional,
         };
         let files = keyed::files(context, &reference).await?;
-        let path = context.folder(self.name(), &volume.name);
-        atomic::write(&path, &files, context.fs_group(), context.now)?;
-        Ok(Mounted { path, read_only: true })
+        context.write(self.name(), &volume.name, "", &files)
     }
 }

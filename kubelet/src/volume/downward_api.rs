@@ -1,11 +1,12 @@
-//! downwardAPI: the pod's own fields and resources as files.
+//! downwardAPI: the pod's own fields and resources as files, in memory only.
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, Volume};
 
 use super::{
     Context, Mounted, VolumeError, VolumePlugin,
-    atomic::{self, Payload, Projection},
+    atomic::{Payload, Projection},
+    empty_dir::MEMORY,
 };
 use crate::env;
 
@@ -25,9 +26,7 @@ impl VolumePlugin for DownwardApi {
     async fn set_up(&self, context: &Context<'_>, volume: &Volume) -> Result<Mounted, VolumeError> {
         let source = volume.downward_api.clone().unwrap_or_default();
         let files = files(context, source.items.as_deref().unwrap_or_default(), source.default_mode)?;
-        let path = context.folder(self.name(), &volume.name);
-        atomic::write(&path, &files, context.fs_group(), context.now)?;
-        Ok(Mounted { path, read_only: true })
+        context.write(self.name(), &volume.name, MEMORY, &files)
     }
 }
 

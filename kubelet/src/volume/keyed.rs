@@ -83,8 +83,11 @@ fn project(data: &BTreeMap<String, Vec<u8>>, reference: &Reference<'_>) -> Resul
             }
             None if reference.optional == Some(true) => {}
             None => {
-                let kind = if reference.kind == Kind::Secret { "secret" } else { "config" };
-                return Err(VolumeError::KeyNotFound(kind, item.key.clone()));
+                let text = match reference.kind {
+                    Kind::Secret => "references non-existent secret key",
+                    Kind::ConfigMap => "configmap references non-existent config key",
+                };
+                return Err(VolumeError::KeyNotFound(text, item.key.clone()));
             }
         }
     }

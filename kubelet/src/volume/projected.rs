@@ -8,10 +8,11 @@ use k8s_openapi::api::core::v1::{
 
 use super::{
     Context, Mounted, VolumeError, VolumePlugin,
-    atomic::{self, Payload, Projection},
+    atomic::{Payload, Projection},
     downward_api,
+    empty_dir::MEMORY,
     keyed::{self, Kind, Reference},
-    mount_tmpfs, trust_bundle,
+    trust_bundle,
 };
 use crate::{
     api::{FetchError, ObjectSource},
@@ -43,10 +44,7 @@ impl VolumePlugin for Projected {
             };
             files.extend(more);
         }
-        let path = context.folder(self.name(), &volume.name);
-        mount_tmpfs(&path, None)?;
-        atomic::write(&path, &files, context.fs_group(), context.now)?;
-        Ok(Mounted { path, read_only: true })
+        context.write(self.name(), &volume.name, MEMORY, &files)
     }
 }
 
@@ -119,7 +117,7 @@ async fn certificate_files(
 
 /// A file for the pod's user, and for the group when there is one.
 fn private(context: &Context<'_>, data: Vec<u8>, mode: Option<i32>) -> Projection {
-    let owner = sole_user(context);
+    let owner = sole_user(context.pod);
     let mut mode = mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(0o644);
     if owner.is_some() || context.fs_group().is_some() {
         mode = 0o600;
@@ -128,13 +126,10 @@ fn private(context: &Context<'_>, data: Vec<u8>, mode: Option<i32>) -> Projectio
 }
 
 /// The one user all containers run as, if they do.
-fn sole_user(context: &Context<'_>) -> Option<u32> {
-    if context.fs_group().is_some() {
-        return None;
-    }
-    let mut users = pod::all_containers(context.pod).into_iter().map(|(_, c)| {
-        crate::runtime::security::run_as_user(context.pod, &c).and_then(|u| u32::try_from(u).ok())
-    });
+fn sole_user(pod: &Pod) -> Option<u32> {
+    let mut users = pod::all_containers(pod)
+        .into_iter()
+        .map(|(_, c)| crate::runtime::security::run_as_user(pod, &c).and_then(|u| u32::try_from(u).ok()));
     let first = users.next()??;
     users.all(|u| u == Some(first)).then_some(first)
 }

@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Volume;
 
 use super::{
-    Context, Mounted, VolumeError, VolumePlugin, atomic,
+    Context, Mounted, VolumeError, VolumePlugin,
+    empty_dir::MEMORY,
     keyed::{self, Kind, Reference},
-    mount_tmpfs,
 };
 
 /// The plugin.
@@ -32,9 +32,6 @@ impl VolumePlugin for SecretVolume {
             optional: source.optional,
         };
         let files = keyed::files(context, &reference).await?;
-        let path = context.folder(self.name(), &volume.name);
-        mount_tmpfs(&path, None)?;
-        atomic::write(&path, &files, context.fs_group(), context.now)?;
-        Ok(Mounted { path, read_only: true })
+        context.write(self.name(), &volume.name, MEMORY, &files)
     }
 }

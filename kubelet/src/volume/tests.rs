@@ -35,6 +35,19 @@ fn content_is_swapped_as_a_whole() {
 }
 
 #[test]
+fn places_of_other_mounts_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let payload = |name: &str| Payload::from([(name.to_owned(), file("1"))]);
+    write(dir.path(), &payload("a"), None, at(0)).unwrap();
+    std::fs::create_dir(dir.path().join("place")).unwrap();
+    write(dir.path(), &payload("b"), None, at(1)).unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names.len(), 4);
+    assert_eq!(names[2..], ["b", "place"]);
+}
+
+#[test]
 fn a_crash_before_the_swap_is_repaired() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("..2020_01_01_00_00_00.1")).unwrap();

@@ -20,7 +20,7 @@ use crate::{
     claims::ClaimError,
     devices::DeviceError,
     env::{self, EnvError, NodeFacts, Objects},
-    events::{Severity, container_reference},
+    events::{Severity, container_reference, node_reference},
     images, lifecycle, metrics,
     network::{dns, hosts},
     pod::{
@@ -395,15 +395,28 @@ impl Worker {
         let node = &self.shared.node.ips;
         let own = || pod::preferred_ips(&ips.unwrap_or_default(), node);
         let pod_ips = if pod::host_network(pod) { node.clone() } else { own() };
-        NodeFacts { pod_ips, ..self.shared.node.clone() }
+        let mut facts = NodeFacts { pod_ips, ..self.shared.node.clone() };
+        let has = |name| self.shared.allocations.allocatable(name);
+        facts.allocatable_milli_cpu = has(resources::CPU).unwrap_or(facts.allocatable_milli_cpu);
+        facts.allocatable_memory =
+            has(resources::MEMORY).map_or(facts.allocatable_memory, |milli| milli / 1000);
+        facts.allocatable_disk =
+            has("ephemeral-storage").map_or(facts.allocatable_disk, |milli| milli / 1000);
+        facts
     }
 
     // === sandbox ===
 
     fn sandbox_config(&self, pod: &Pod, attempt: u32) -> Result<cri::PodSandboxConfig, SecurityError> {
-        let (resolver, warnings) = dns::config(pod, &self.shared.dns);
-        for warning in warnings {
-            self.event(pod, Severity::Warning, "DNSConfigForming", &warning);
+        let (resolver, warnings) = dns::config(pod, &self.shared.dns, &self.shared.dns.host());
+        for (reason, text) in warnings {
+            let mut of_pod = text.clone();
+            if reason == dns::MISSING {
+                of_pod = format!("pod: {:?}. {text}", pod::display(pod));
+                let node = node_reference(&self.shared.node.name);
+                self.shared.events.send(node, Severity::Warning, reason, &text);
+            }
+            self.event(pod, Severity::Warning, reason, &of_pod);
         }
         let names = hosts::Names::new(&self.shared.dns.cluster_domain, self.shared.gates);
         let name = hosts::node_name(pod, names);
