@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::IpAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -35,7 +36,10 @@ use crate::{
     allocation::{self, Allocations, Exclusive},
     api::{ApiObjects, ObjectSource, Standalone},
     certificate::{
-        self, CertificateError, Purpose, bootstrap, pod::PodCertificates, request::Subject, store::Store,
+        self, CertificateError, Purpose, bootstrap,
+        pod::PodCertificates,
+        request::Subject,
+        store::{Held, Store},
     },
     cgroup::{
         self, CgroupError, Cgroups, Driver, Version,
@@ -91,7 +95,7 @@ use crate::{
     stats::Collector,
     status::Statuses,
     topology::{Provider, Topology, TopologyError, nodes},
-    userns::UserNamespaces,
+    userns::{self, UserNamespaceError, UserNamespaces},
     watchdog::{Watchdog, WatchdogError},
     watched::Watched,
     worker::{ServiceSource, Shared, turns::Turns},
@@ -130,6 +134,9 @@ pub enum RunError {
     /// The runtime does not answer.
     #[error("the container runtime does not answer: {0}")]
     Runtime(#[from] RuntimeError),
+    /// There are no ids for user namespaces of pods.
+    #[error(transparent)]
+    UserNamespaces(#[from] UserNamespaceError),
     /// A file or folder cannot be used.
     #[error("{path}: {source}")]
     File {
@@ -315,6 +322,7 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
         None => None,
     };
     let network = watch::Sender::new(Some("the container runtime has not been asked yet".to_owned()));
+    let ids = userns::slots(config.ids_per_pod(), u32::try_from(config.file.max_pods).unwrap_or(0)).await?;
     let shared = Arc::new(share(
         &config,
         &tasks,
@@ -325,6 +333,7 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
         &ips,
         api.as_ref(),
         &network,
+        ids,
     )?);
     if shared.pulled.has_intents() {
         shared.pulled.recover(&runtime.list_images().await?, Timestamp::now());
@@ -339,8 +348,7 @@ pub async fn build(config: Config, tasks: Arc<Tasks>) -> Result<App, RunError> {
         enforce(&config, &machine, cgroups, &*shared.events).await?;
     }
     let pods = Pods::new(Arc::clone(&shared), expected);
-    let client = api.as_ref().map(|(client, _)| client);
-    let listener = listen(&config, &ips, client, &tasks).await?;
+    let listener = listen(&config, &ips, api.as_ref(), &tasks).await?;
     let read_only = match config.file.read_only_port {
         port if port > 0 && config.file.enable_server => Some(bind(&config.file.address, port).await?),
         _ => None,
@@ -379,14 +387,15 @@ async fn connect(config: &Config, path: &Path, tasks: &Tasks) -> Result<Client, 
         bootstrap::run(first, path, &config.node_name, &store).await?;
     }
     let own = Kubeconfig::read_from(path).is_ok_and(|c| bootstrap::refers_to(&c, &store.current()));
-    let Some((pair, validity)) = store.load().filter(|_| own && config.file.rotate_certificates) else {
+    let Some((pair, _)) = store.load().filter(|_| own && config.file.rotate_certificates) else {
         return Ok(client::connect(&options).await?);
     };
+    let held = Held::of(&pair);
     let certificate = Arc::new(ClientCertificate::new(pair));
     let client = client::connect_with_certificate(&options, Arc::clone(&certificate)).await?;
-    let subject = Subject { purpose: Purpose::Client, node: config.node_name.clone(), ips: vec![] };
+    let (_, subject) = watch::channel(Subject::client(&config.node_name));
     let replace = move |pair| certificate.replace(pair);
-    certificate::rotation::run(client.clone(), subject, store, Some(validity), replace, tasks);
+    certificate::rotation::run(client.clone(), subject, true, store, held, replace, tasks);
     Ok(client)
 }
 
@@ -511,6 +520,7 @@ fn share(
     ips: &[IpAddr],
     api: Option<&(Client, Watched)>,
     network: &watch::Sender<Option<String>>,
+    ids: RangeInclusive<u32>,
 ) -> Result<Shared, RunError> {
     let file = &config.file;
     let pods_dir = config.root_dir.join("pods");
@@ -603,11 +613,7 @@ fn share(
         resync: file.sync_frequency.0,
         back_off: config.back_off(),
         pods: OnceLock::new(),
-        users: UserNamespaces::new(
-            pods_dir.clone(),
-            u32::try_from(file.max_pods).unwrap_or(0).max(1024),
-            config.ids_per_pod(),
-        ),
+        users: UserNamespaces::new(pods_dir.clone(), ids, config.ids_per_pod()),
         runtime: runtime.clone(),
         runtime_name: version.runtime_name.clone(),
         settings: NodeSettings {
@@ -708,7 +714,7 @@ async fn bind(address: &str, port: u16) -> Result<TcpListener, RunError> {
 async fn listen(
     config: &Config,
     ips: &[IpAddr],
-    client: Option<&Client>,
+    api: Option<&(Client, Watched)>,
     tasks: &Tasks,
 ) -> Result<Option<(TcpListener, rustls::ServerConfig)>, RunError> {
     let file = &config.file;
@@ -724,8 +730,8 @@ async fn listen(
             let mut hosts = vec![config.node_name.clone()];
             hosts.extend(ips.iter().map(ToString::to_string));
             let own = tls::self_signed(&config.cert_dir, "kubelet", &hosts)?;
-            match client.filter(|_| file.server_tls_bootstrap) {
-                Some(client) => signed_serving(config, ips, client, own, tasks),
+            match api.filter(|_| file.server_tls_bootstrap) {
+                Some(api) => signed_serving(config, ips, api, own, tasks),
                 None => Arc::new(ServingCertificate::new(own)),
             }
         }
@@ -760,21 +766,45 @@ fn from_files(
 fn signed_serving(
     config: &Config,
     ips: &[IpAddr],
-    client: &Client,
+    (client, watched): &(Client, Watched),
     own: CertifiedKey,
     tasks: &Tasks,
 ) -> Arc<ServingCertificate> {
     let store = Store::new(&config.cert_dir, Purpose::Serving);
-    let (pair, validity) = store.load().map_or((own, None), |(pair, validity)| (pair, Some(validity)));
+    let (pair, held) = match store.load() {
+        Some((pair, _)) => {
+            let held = Held::of(&pair);
+            (pair, held)
+        }
+        None => (own, None),
+    };
     let certificate = Arc::new(ServingCertificate::new(pair));
-    let subject = Subject { purpose: Purpose::Serving, node: config.node_name.clone(), ips: ips.to_vec() };
-    if !subject.is_known(config.gates.has(features::Gate::AllowDNSOnlyNodeCSR)) {
-        tracing::warn!("the node has no address yet to have a serving certificate signed for");
-        return certificate;
-    }
+    // Where a cloud's controller has the last word on the addresses, they are known once the node's status tells them.
+    let addresses =
+        if config.external_cloud { vec![] } else { node::status::addresses(ips, &config.node_name) };
+    let (wanted, subjects) = watch::channel(Subject::serving(&config.node_name, &addresses));
+    let by_name = config.gates.has(features::Gate::AllowDNSOnlyNodeCSR);
+    let (mut node, drain, name) = (watched.node(), tasks.drain(), config.node_name.clone());
+    tasks.spawn("serving-names", async move {
+        let follow = async {
+            while node.changed().await.is_ok() {
+                let known = node.borrow_and_update().clone();
+                let told = known.as_ref().and_then(|node| node.status.as_ref()?.addresses.as_ref());
+                if let Some(told) = told.filter(|told| !told.is_empty()) {
+                    let now = Subject::serving(&name, told);
+                    wanted.send_if_modified(|before| {
+                        let differs = *before != now;
+                        *before = now;
+                        differs
+                    });
+                }
+            }
+        };
+        drain.run_until_cancelled(follow).await;
+    });
     let served = Arc::clone(&certificate);
     let replace = move |pair| served.replace(pair);
-    certificate::rotation::run(client.clone(), subject, store, validity, replace, tasks);
+    certificate::rotation::run(client.clone(), subjects, by_name, store, held, replace, tasks);
     certificate
 }
 

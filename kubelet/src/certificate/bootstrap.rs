@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use kube::config::{AuthInfo, Context, Kubeconfig, NamedAuthInfo, NamedContext};
 
 use super::{
-    CertificateError, Purpose,
+    CertificateError,
     request::{self, Subject},
     rotation::until_had,
     store::Store,
@@ -45,7 +45,7 @@ pub async fn run(
 ) -> Result<(), CertificateError> {
     let options = ClientOptions { kubeconfig: Some(bootstrap.to_owned()), ..ClientOptions::new("kubelet") };
     let client = client::connect(&options).await?;
-    let subject = Subject { purpose: Purpose::Client, node: node.to_owned(), ips: vec![] };
+    let subject = Subject::client(node);
     let signed = until_had(|| request::obtain(&client, &subject)).await;
     store.save(&signed, Timestamp::now())?;
     let read = Kubeconfig::read_from(bootstrap).map_err(|source| {
@@ -98,6 +98,7 @@ fn write(path: &Path, config: &Kubeconfig) -> Result<(), CertificateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certificate::Purpose;
 
     #[test]
     fn the_new_kubeconfig_has_the_cluster_and_the_nodes_certificate() {

@@ -1,13 +1,18 @@
 //! One signing request: a new key, the request for it, and the wait until somebody has approved and a signer signed.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use k8s_openapi::{
     ByteString,
-    api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec},
+    api::{
+        certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec},
+        core::v1::NodeAddress,
+    },
 };
 use kube::{Api, Client, api::PostParams};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::{CertificateError, Purpose};
 
@@ -17,12 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(15 * 60);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Whom a certificate is for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
     /// What it is for.
     pub purpose: Purpose,
     /// The node's name.
     pub node: String,
+    /// The names the node serves under; in serving certificates only.
+    pub names: Vec<String>,
     /// The node's addresses; in serving certificates only.
     pub ips: Vec<IpAddr>,
 }
@@ -37,10 +44,59 @@ pub struct Signed {
 }
 
 impl Subject {
+    /// The node as a caller.
+    #[must_use]
+    pub fn client(node: &str) -> Self {
+        Self { purpose: Purpose::Client, node: node.to_owned(), names: vec![], ips: vec![] }
+    }
+
+    /// The node as a server, by the addresses of its status.
+    #[must_use]
+    pub fn serving(node: &str, addresses: &[NodeAddress]) -> Self {
+        let (mut names, mut ips) = (BTreeSet::new(), BTreeSet::new());
+        for NodeAddress { address, type_ } in addresses.iter().filter(|a| !a.address.is_empty()) {
+            match (address.parse::<IpAddr>(), type_.as_str()) {
+                (Ok(ip), "Hostname" | "InternalIP" | "ExternalIP") => drop(ips.insert(ip)),
+                (_, "Hostname" | "InternalDNS" | "ExternalDNS") => drop(names.insert(address.clone())),
+                _ => {}
+            }
+        }
+        Self {
+            purpose: Purpose::Serving,
+            node: node.to_owned(),
+            names: names.into_iter().collect(),
+            ips: ips.into_iter().collect(),
+        }
+    }
+
     /// Whether enough is known to ask: a node that serves has an address, or where that is enough a name.
     #[must_use]
     pub fn is_known(&self, by_name: bool) -> bool {
-        self.purpose != Purpose::Serving || by_name || !self.ips.is_empty()
+        self.purpose != Purpose::Serving || !self.ips.is_empty() || (by_name && !self.names.is_empty())
+    }
+
+    /// Whether a certificate is for all of this.
+    #[must_use]
+    pub fn is_of(&self, certificate: &CertificateDer<'_>) -> bool {
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+        let mut names = certificate.subject().iter_common_name();
+        let own = format!("system:node:{}", self.node);
+        let extension = certificate.subject_alternative_name().ok().flatten();
+        let listed: Vec<&GeneralName<'_>> =
+            extension.iter().flat_map(|extension| &extension.value.general_names).collect();
+        let has_name = |wanted: &String| {
+            listed.iter().any(|name| matches!(name, GeneralName::DNSName(name) if name == wanted))
+        };
+        let has_ip = |wanted: &IpAddr| {
+            let octets = match wanted {
+                IpAddr::V4(ip) => ip.octets().to_vec(),
+                IpAddr::V6(ip) => ip.octets().to_vec(),
+            };
+            listed.iter().any(|name| matches!(name, GeneralName::IPAddress(ip) if *ip == octets))
+        };
+        names.any(|name| name.as_str().is_ok_and(|name| name == own))
+            && self.names.iter().all(has_name)
+            && self.ips.iter().all(has_ip)
     }
 }
 
@@ -55,7 +111,9 @@ pub fn pem(subject: &Subject, key: &KeyPair) -> Result<String, CertificateError>
     let mut params = CertificateParams::default();
     params.distinguished_name = name;
     if subject.purpose == Purpose::Serving {
-        params.subject_alt_names.push(SanType::DnsName(subject.node.as_str().try_into()?));
+        for name in &subject.names {
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+        }
         params.subject_alt_names.extend(subject.ips.iter().map(|ip| SanType::IpAddress(*ip)));
     }
     Ok(params.serialize_request(key)?.pem()?)
@@ -139,8 +197,79 @@ mod tests {
 
     use super::*;
 
+    fn addresses(list: &[(&str, &str)]) -> Vec<NodeAddress> {
+        let one = |(kind, address): &(&str, &str)| NodeAddress {
+            address: (*address).to_owned(),
+            type_: (*kind).to_owned(),
+        };
+        list.iter().map(one).collect()
+    }
+
+    #[test]
+    fn a_node_serves_under_what_its_status_tells() {
+        let of = |list: &[(&str, &str)]| {
+            let subject = Subject::serving("n1", &addresses(list));
+            let ips: Vec<String> = subject.ips.iter().map(ToString::to_string).collect();
+            (subject.names.join(" "), ips.join(" "), subject.is_known(false), subject.is_known(true))
+        };
+        for (list, names, ips, known, by_name) in [
+            (&[][..], "", "", false, false),
+            (&[("Hostname", "n1")], "n1", "", false, true),
+            (
+                &[("InternalIP", "192.0.2.2"), ("ExternalIP", "192.0.2.1"), ("Hostname", "n1")],
+                "n1",
+                "192.0.2.1 192.0.2.2",
+                true,
+                true,
+            ),
+            (
+                &[("Hostname", "192.0.2.1"), ("InternalIP", "192.0.2.1"), ("InternalIP", "none")],
+                "",
+                "192.0.2.1",
+                true,
+                true,
+            ),
+            (
+                &[("InternalDNS", "b"), ("ExternalDNS", "a"), ("Hostname", ""), ("Other", "x")],
+                "a b",
+                "",
+                false,
+                true,
+            ),
+        ] {
+            assert_eq!(of(list), (names.to_owned(), ips.to_owned(), known, by_name), "{list:?}");
+        }
+        assert!(Subject::client("n1").is_known(false));
+    }
+
+    #[test]
+    fn a_certificate_is_for_all_that_it_lists() {
+        let subject = |node: &str, list: &[(&str, &str)]| Subject::serving(node, &addresses(list));
+        let listed = [("Hostname", "n1"), ("InternalIP", "192.0.2.1"), ("InternalIP", "2001:db8::1")];
+        let mut params =
+            CertificateParams::new(vec!["n1".to_owned(), "192.0.2.1".to_owned(), "2001:db8::1".to_owned()])
+                .unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "system:node:n1");
+        let made = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let is_of = |subject: Subject| subject.is_of(made.der());
+        assert!(
+            is_of(subject("n1", &listed))
+                && is_of(subject("n1", &listed[..1]))
+                && is_of(Subject::client("n1"))
+        );
+        assert!(!is_of(subject("n2", &listed)));
+        assert!(!is_of(subject("n1", &[("Hostname", "n2")])));
+        assert!(!is_of(subject("n1", &[("InternalIP", "192.0.2.2")])));
+        assert!(!subject("n1", &listed).is_of(&CertificateDer::from(vec![1, 2])));
+    }
+
     fn parsed(purpose: Purpose) -> (String, usize) {
-        let subject = Subject { purpose, node: "n1".into(), ips: vec!["192.0.2.1".parse().unwrap()] };
+        let listed = addresses(&[("Hostname", "n1"), ("InternalIP", "192.0.2.1")]);
+        let subject = match purpose {
+            Purpose::Client => Subject::client("n1"),
+            Purpose::Serving => Subject::serving("n1", &listed),
+        };
         let text = pem(&subject, &KeyPair::generate().unwrap()).unwrap();
         let (_, block) = parse_x509_pem(text.as_bytes()).unwrap();
         let (_, request) = X509CertificationRequest::from_der(&block.contents).unwrap();

@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use kube::Client;
 use prometheus::IntCounter;
 use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
 
 use super::{
     CertificateError, Purpose,
     request::{self, Subject},
-    store::{Store, Validity},
+    store::{Held, Store, Validity},
 };
 use crate::metrics::{self, Ttl};
 
@@ -32,58 +33,107 @@ fn share() -> f64 {
     rand::random_range(0.7..0.9)
 }
 
-/// Keeps one certificate fresh until the drain. `present` is the one there is, if any; a new one is handed to `replace`.
+/// When a certificate for the subject is asked for, from now on: at once where there is none, or one for something else;
+/// never while it is not known what for. Pure.
+fn wait(
+    held: Option<&Held>,
+    subject: &Subject,
+    by_name: bool,
+    share: f64,
+    now: Timestamp,
+) -> Option<Duration> {
+    if !subject.is_known(by_name) {
+        return None;
+    }
+    let left = held.filter(|held| subject.is_of(&held.certificate)).map(|held| {
+        // One that is overdue is asked for at once.
+        Duration::try_from(due(held.validity, share).duration_since(now)).unwrap_or_default()
+    });
+    Some(left.unwrap_or_default())
+}
+
+/// Keeps one certificate fresh until the drain. `held` is the one there is, if any; a new one is handed to `replace`. The
+/// subject may change; nodes with a name alone have certificates only where that is enough (`by_name`).
 pub fn run(
     client: Client,
-    subject: Subject,
+    subjects: watch::Receiver<Subject>,
+    by_name: bool,
     store: Store,
-    present: Option<Validity>,
+    held: Option<Held>,
     replace: impl Fn(CertifiedKey) + Send + Sync + 'static,
     tasks: &Tasks,
 ) {
     let drain = tasks.drain();
-    let name = match subject.purpose {
+    let name = match subjects.borrow().purpose {
         Purpose::Client => "client-certificate",
         Purpose::Serving => "serving-certificate",
     };
     tasks.spawn(name, async move {
         tokio::select! {
             () = drain.cancelled() => {}
-            () = rotate(&client, &subject, &store, present, replace) => {}
+            () = rotate(&client, subjects, by_name, &store, held, replace) => {}
         }
     });
 }
 
 async fn rotate(
     client: &Client,
-    subject: &Subject,
+    mut subjects: watch::Receiver<Subject>,
+    by_name: bool,
     store: &Store,
-    mut present: Option<Validity>,
+    mut held: Option<Held>,
     replace: impl Fn(CertifiedKey),
 ) {
-    let ttl = ttl(subject.purpose);
-    ttl.set(present.map(|validity| validity.until));
+    let purpose = subjects.borrow().purpose;
+    let ttl = ttl(purpose);
+    let until = |held: Option<&Held>| held.map(|held| held.validity.until);
+    ttl.set(until(held.as_ref()));
+    // What was signed is taken for what was asked for.
+    let mut asked: Option<Subject> = None;
     loop {
-        if let Some(validity) = present {
-            let wait = due(validity, share()).duration_since(Timestamp::now());
-            // One that is overdue is asked for at once.
-            tokio::time::sleep(Duration::try_from(wait).unwrap_or_default()).await;
+        let subject = subjects.borrow_and_update().clone();
+        let known = held.as_ref().map(|held| due(held.validity, share()));
+        let wait = match known.filter(|_| asked.as_ref() == Some(&subject)) {
+            Some(due) => Some(Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default()),
+            None => wait(held.as_ref(), &subject, by_name, share(), Timestamp::now()),
+        };
+        tokio::select! {
+            () = pass(wait) => {}
+            () = changed(&mut subjects) => continue,
         }
-        let failed = errors(subject.purpose);
-        let (pair, validity) =
-            until_had(|| renew(client, subject, store).inspect_err(|_| failed.inc())).await;
-        tracing::info!(purpose = ?subject.purpose, until = ?validity.map(|v| v.until), "certificate rotated");
-        if let Some(before) = present.filter(|_| subject.purpose == Purpose::Serving) {
-            let age = Timestamp::now().duration_since(before.from).as_secs_f64();
+        let failed = errors(purpose);
+        let (pair, new) = tokio::select! {
+            had = until_had(|| renew(client, &subject, store).inspect_err(|_| failed.inc())) => had,
+            () = changed(&mut subjects) => continue,
+        };
+        tracing::info!(?purpose, until = ?until(new.as_ref()), "certificate rotated");
+        if let Some(before) = held.filter(|_| purpose == Purpose::Serving) {
+            let age = Timestamp::now().duration_since(before.validity.from).as_secs_f64();
             metrics::get().serving_certificate_age.observe(age);
         }
         replace(pair);
-        present = validity;
-        ttl.set(present.map(|validity| validity.until));
-        if present.is_none() {
+        asked = Some(subject);
+        held = new;
+        ttl.set(until(held.as_ref()));
+        if held.is_none() {
             // One whose dates do not read is not asked for again and again.
             tokio::time::sleep(RETRY.1).await;
         }
+    }
+}
+
+/// Waits so long, or for good.
+async fn pass(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until there is another subject; for good where there will be none.
+async fn changed(subjects: &mut watch::Receiver<Subject>) {
+    if subjects.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -113,7 +163,7 @@ async fn renew(
     client: &Client,
     subject: &Subject,
     store: &Store,
-) -> Result<(CertifiedKey, Option<Validity>), CertificateError> {
+) -> Result<(CertifiedKey, Option<Held>), CertificateError> {
     let signed = request::obtain(client, subject).await?;
     let store = Arc::new(store.clone());
     store.save(&signed, Timestamp::now())
@@ -155,6 +205,35 @@ mod tests {
         assert_eq!(due(validity, 2.0), at(1000));
         let backwards = Validity { from: at(1000), until: at(0) };
         assert_eq!(due(backwards, 0.7), at(1000));
+    }
+
+    #[test]
+    fn one_for_something_else_is_asked_for_at_once() {
+        let names = |list: &[&str]| Subject {
+            purpose: Purpose::Serving,
+            node: "n".to_owned(),
+            names: list.iter().map(|name| (*name).to_owned()).collect(),
+            ips: vec![],
+        };
+        let mut params = rcgen::CertificateParams::new(vec!["a".to_owned(), "b".to_owned()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "system:node:n");
+        let made = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let validity = Validity { from: at(0), until: at(1000) };
+        let held = Held { validity, certificate: made.der().clone() };
+        let wait = |held: Option<&Held>, list: &[&str], by_name, now: i64| {
+            wait(held, &names(list), by_name, 0.8, at(now)).map(|time| time.as_secs())
+        };
+        for (has, list, by_name, now, expected) in [
+            (true, &["a"][..], true, 100, Some(700)),
+            (true, &["a", "b"], true, 900, Some(0)),
+            (true, &["a", "c"], true, 100, Some(0)),
+            (false, &["a"], true, 100, Some(0)),
+            (true, &["a"], false, 100, None),
+            (true, &[], true, 100, None),
+        ] {
+            assert_eq!(wait(has.then_some(&held), list, by_name, now), expected, "{list:?} {now}");
+        }
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use std::{
 use component_base::tls;
 use jiff::Timestamp;
 use rustls::sign::CertifiedKey;
+use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{CertificateError, Purpose, request::Signed};
@@ -68,7 +69,7 @@ impl Store {
         &self,
         signed: &Signed,
         now: Timestamp,
-    ) -> Result<(CertifiedKey, Option<Validity>), CertificateError> {
+    ) -> Result<(CertifiedKey, Option<Held>), CertificateError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source: io::Error| CertificateError::File { path, source }
@@ -93,8 +94,25 @@ impl Store {
         }
         symlink(&name, &next).map_err(failed(&next))?;
         fs::rename(&next, self.current()).map_err(failed(&next))?;
-        let validity = validity(&pair);
-        Ok((pair, validity))
+        let held = Held::of(&pair);
+        Ok((pair, held))
+    }
+}
+
+/// A certificate that is held.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// When it holds.
+    pub validity: Validity,
+    /// The node's own, without those that signed it.
+    pub certificate: CertificateDer<'static>,
+}
+
+impl Held {
+    /// Of this pair; `None` for one that does not parse.
+    #[must_use]
+    pub fn of(pair: &CertifiedKey) -> Option<Self> {
+        Some(Self { validity: validity(pair)?, certificate: pair.cert.first()?.clone() })
     }
 }
 

@@ -218,7 +218,9 @@ pub fn reserved<'a>(
     sum
 }
 
-fn addresses(ips: &[IpAddr], name: &str) -> Vec<NodeAddress> {
+/// The addresses of a node that has these, under its name.
+#[must_use]
+pub fn addresses(ips: &[IpAddr], name: &str) -> Vec<NodeAddress> {
     let internal = ips.iter().map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() });
     let host = NodeAddress { type_: "Hostname".into(), address: name.to_owned() };
     internal.chain([host]).collect()
