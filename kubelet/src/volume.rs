@@ -78,9 +78,36 @@ pub enum VolumeError {
     /// An emptyDir that cannot be made.
     #[error("{0}")]
     Medium(String),
-    /// The claim is not bound yet.
-    #[error("persistentvolumeclaim {0:?} is not bound")]
-    NotBound(String),
+    /// The claim, or the volume it has, cannot be used.
+    #[error("error processing PVC {namespace}/{name}: {why}")]
+    Claim {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Why not.
+        why: String,
+    },
+    /// The claim is not the pod's own, as that of an ephemeral volume has to be.
+    #[error("PVC {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)")]
+    NotOwner {
+        /// The claim's namespace, and the pod's.
+        namespace: String,
+        /// The claim's name.
+        name: String,
+        /// The pod's name.
+        pod: String,
+    },
+    /// Containers want the volume in another way than it is.
+    #[error("volume {name} has volumeMode {mode}, but is specified in {list}")]
+    Mode {
+        /// The volume.
+        name: String,
+        /// `Filesystem` or `Block`.
+        mode: &'static str,
+        /// `volumeMounts` or `volumeDevices`.
+        list: &'static str,
+    },
     /// No plugin knows this kind of volume.
     #[error("no volume plugin matched volume {0:?}")]
     NoPlugin(String),
@@ -152,6 +179,19 @@ pub enum VolumeError {
 }
 
 impl VolumeError {
+    /// What the event says that tells of it.
+    #[must_use]
+    pub fn told(&self, volume: &str) -> String {
+        match self {
+            // It was not even tried.
+            Self::Claim { .. } | Self::NotOwner { .. } | Self::Mode { .. } => format!(
+                "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], \
+                 failed to process volumes=[{volume}]: {self}"
+            ),
+            _ => format!("MountVolume.SetUp failed for volume {volume:?} : {self}"),
+        }
+    }
+
     /// Wraps an I/O error with its place.
     pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_owned(), source }

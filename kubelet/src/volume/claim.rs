@@ -4,13 +4,16 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 
 use super::{Context, Mounted, VolumeError, VolumePlugin, host_path, nfs, ownership};
 use crate::{
     csi::{CsiVolume, mount::Request},
     pod::{self, resources},
 };
+
+/// The finalizer of claims that stay as long as pods use them.
+const PROTECTED: &str = "kubernetes.io/pvc-protection";
 
 /// The plugin.
 pub struct Claim;
@@ -31,18 +34,24 @@ impl VolumePlugin for Claim {
             // A generic ephemeral volume's claim is named after pod and volume.
             None => (format!("{}-{}", pod::name(context.pod), volume.name), false),
         };
-        let claim =
-            context.objects.claim(pod::namespace(context.pod), &name).await?.ok_or_else(|| {
-                VolumeError::NotFound { resource: "persistentvolumeclaim", name: name.clone() }
-            })?;
-        let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-        let volume_name = claim.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|_| bound);
-        let volume_name = volume_name.ok_or(VolumeError::NotBound(name))?;
-        let persistent = context
-            .objects
-            .volume(&volume_name)
-            .await?
-            .ok_or(VolumeError::NotFound { resource: "persistentvolume", name: volume_name })?;
+        let namespace = pod::namespace(context.pod);
+        let refused =
+            |why: String| VolumeError::Claim { namespace: namespace.to_owned(), name: name.clone(), why };
+        let claim = context.objects.claim(namespace, &name).await?.ok_or_else(|| {
+            refused(format!("failed to fetch PVC from API server: persistentvolumeclaims {name:?} not found"))
+        })?;
+        let volume_name = bound(&claim).map_err(|why| refused(why.to_owned()))?;
+        if volume.persistent_volume_claim.is_none() && !is_owner(context.pod, &claim) {
+            let (namespace, pod) = (namespace.to_owned(), pod::name(context.pod).to_owned());
+            return Err(VolumeError::NotOwner { namespace, name, pod });
+        }
+        let persistent = context.objects.volume(&volume_name).await?.ok_or_else(|| {
+            refused(format!(
+                "failed to fetch PV {volume_name} from API server: persistentvolumes {volume_name:?} not found"
+            ))
+        })?;
+        refers_to(&persistent, &claim).map_err(refused)?;
+        check_mode(context.pod, &volume.name, &persistent)?;
         if let Some(made) = CsiVolume::persistent(&persistent) {
             let (pod, pod_dir) = (context.pod, context.pod_dir);
             let request = Request { pod, pod_dir, volume: &made, name: &volume.name, read_only };
@@ -71,6 +80,57 @@ impl VolumePlugin for Claim {
         }
         Ok(Mounted { path: path.into(), read_only })
     }
+}
+
+/// The volume that a claim is bound to.
+fn bound(claim: &PersistentVolumeClaim) -> Result<String, &'static str> {
+    let meta = &claim.metadata;
+    let is_kept = meta.finalizers.iter().flatten().any(|finalizer| finalizer == PROTECTED);
+    if meta.deletion_timestamp.is_some() && !is_kept {
+        return Err("PVC is being deleted");
+    }
+    if claim.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Bound") {
+        return Err("PVC is not bound");
+    }
+    let volume = claim.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|name| !name.is_empty());
+    volume.ok_or("PVC has empty pvc.Spec.VolumeName")
+}
+
+/// The pod controls the claim.
+fn is_owner(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+    let mut owners = claim.metadata.owner_references.iter().flatten();
+    owners.any(|owner| owner.controller == Some(true) && owner.uid == pod::uid(pod))
+}
+
+/// The volume is the claim's.
+fn refers_to(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<(), String> {
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    let Some(reference) = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()) else {
+        return Err(format!(
+            "found PV object {name} but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim"
+        ));
+    };
+    let (of, wanted) =
+        (reference.uid.as_deref().unwrap_or_default(), claim.metadata.uid.as_deref().unwrap_or_default());
+    if of == wanted {
+        return Ok(());
+    }
+    Err(format!(
+        "found PV object {name} but its pv.Spec.ClaimRef.UID {of} does not point to claim.UID {wanted}"
+    ))
+}
+
+/// Containers mount file systems, and have devices of block volumes.
+fn check_mode(pod: &Pod, volume: &str, persistent: &PersistentVolume) -> Result<(), VolumeError> {
+    let block = persistent.spec.as_ref().and_then(|s| s.volume_mode.as_deref()) == Some("Block");
+    let all = pod::all_containers(pod);
+    let mut mounts = all.iter().flat_map(|(_, c)| c.volume_mounts.iter().flatten());
+    let mut devices = all.iter().flat_map(|(_, c)| c.volume_devices.iter().flatten());
+    let (mode, list, wrong) = match block {
+        true => ("Block", "volumeMounts", mounts.any(|mount| mount.name == volume)),
+        false => ("Filesystem", "volumeDevices", devices.any(|device| device.name == volume)),
+    };
+    if wrong { Err(VolumeError::Mode { name: volume.to_owned(), mode, list }) } else { Ok(()) }
 }
 
 /// Lets the file system grow where the volume has, and tells the claim.
@@ -126,6 +186,89 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::testing;
+
+    fn claim(meta: &serde_json::Value, volume: &str, phase: &str) -> PersistentVolumeClaim {
+        let claim = json!({"metadata": meta, "spec": {"volumeName": volume}, "status": {"phase": phase}});
+        serde_json::from_value(claim).unwrap()
+    }
+
+    #[test]
+    fn a_claim_has_to_be_bound_and_to_stay() {
+        let gone = "2026-01-01T00:00:00Z";
+        let leaving = json!({"deletionTimestamp": gone});
+        let kept = json!({"deletionTimestamp": gone, "finalizers": ["x", PROTECTED]});
+        let there = json!({});
+        for (meta, volume, phase, expected) in [
+            (&there, "v", "Bound", Ok("v".to_owned())),
+            (&there, "v", "Pending", Err("PVC is not bound")),
+            (&there, "", "Bound", Err("PVC has empty pvc.Spec.VolumeName")),
+            (&leaving, "v", "Bound", Err("PVC is being deleted")),
+            (&kept, "v", "Bound", Ok("v".to_owned())),
+        ] {
+            assert_eq!(bound(&claim(meta, volume, phase)), expected, "{meta} {volume:?} {phase}");
+        }
+    }
+
+    #[test]
+    fn claims_of_ephemeral_volumes_are_their_pods() {
+        let pod = testing::pod("a").build();
+        let owner = |uid: &str, controls: bool| {
+            let owner =
+                json!({"apiVersion": "v1", "kind": "Pod", "name": "a", "uid": uid, "controller": controls});
+            is_owner(&pod, &claim(&json!({"ownerReferences": [owner]}), "v", "Bound"))
+        };
+        assert!(owner("uid-a", true));
+        assert!(!owner("uid-a", false) && !owner("uid-b", true));
+        assert!(!is_owner(&pod, &claim(&json!({}), "v", "Bound")));
+    }
+
+    #[test]
+    fn a_volume_has_to_be_the_claims_and_what_containers_take_it_for() {
+        let volume = |spec: serde_json::Value| -> PersistentVolume {
+            serde_json::from_value(json!({"metadata": {"name": "v"}, "spec": spec})).unwrap()
+        };
+        let own = claim(&json!({"uid": "1"}), "v", "Bound");
+        assert_eq!(refers_to(&volume(json!({"claimRef": {"uid": "1"}})), &own), Ok(()));
+        let error = refers_to(&volume(json!({"claimRef": {"uid": "2"}})), &own).unwrap_err();
+        assert!(error.ends_with("ClaimRef.UID 2 does not point to claim.UID 1"), "{error}");
+        assert!(refers_to(&volume(json!({})), &own).unwrap_err().contains("nil pv.Spec.ClaimRef"));
+        let pod = |list: &str| {
+            testing::pod("a").container("c").with(|pod| {
+                let mut container = json!({"name": "c"});
+                container[list] = match list {
+                    "volumeMounts" => json!([{"name": "x", "mountPath": "/x"}]),
+                    _ => json!([{"name": "x", "devicePath": "/dev/x"}]),
+                };
+                pod.spec.as_mut().unwrap().containers = vec![serde_json::from_value(container).unwrap()];
+            })
+        };
+        for (list, mode, text) in [
+            ("volumeMounts", "Filesystem", None),
+            ("volumeDevices", "Block", None),
+            (
+                "volumeMounts",
+                "Block",
+                Some("volume x has volumeMode Block, but is specified in volumeMounts"),
+            ),
+            (
+                "volumeDevices",
+                "Filesystem",
+                Some("volume x has volumeMode Filesystem, but is specified in volumeDevices"),
+            ),
+        ] {
+            let checked = check_mode(&pod(list).build(), "x", &volume(json!({"volumeMode": mode})));
+            let told = checked.err().map(|error| error.told("x"));
+            let expected = text.map(|text| format!(
+                "Unable to attach or mount volumes: unmounted volumes=[x], unattached volumes=[], failed to process volumes=[x]: {text}"
+            ));
+            assert_eq!(told, expected, "{list} {mode}");
+        }
+        assert!(
+            check_mode(&pod("volumeMounts").build(), "other", &volume(json!({"volumeMode": "Block"})))
+                .is_ok()
+        );
+    }
 
     #[test]
     fn a_file_system_grows_only_when_that_is_what_is_waited_for() {

@@ -45,15 +45,25 @@ fn resolve(volume: &Path, relative: &Path) -> Result<OwnedFd, VolumeError> {
         Err(rustix::io::Errno::NOENT) => {}
         other => return other.map_err(|e| io(&volume.join(relative), e)),
     }
+    // Who may use the volume may use what is made in it, whatever umask the kubelet runs with.
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&root).map_err(|e| io(volume, e))?.st_mode & 0o777);
     let mut at = root;
     for part in relative.components().filter(|c| matches!(c, Component::Normal(_))) {
         let name = part.as_os_str();
-        match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o750)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(io(&volume.join(relative), error)),
+        let failed = |error| io(&volume.join(relative), error);
+        let made = match rustix::fs::mkdirat(&at, name, Mode::RWXU) {
+            Ok(()) => true,
+            Err(rustix::io::Errno::EXIST) => false,
+            Err(error) => return Err(failed(error)),
+        };
+        let kind = if made { OFlags::DIRECTORY | OFlags::CLOEXEC } else { flags };
+        at = rustix::fs::openat2(&at, name, kind | OFlags::NOFOLLOW, Mode::empty(), beneath)
+            .map_err(failed)?;
+        if made {
+            // The group's folders pass the group on.
+            let group = Mode::from_raw_mode(rustix::fs::fstat(&at).map_err(failed)?.st_mode) & Mode::SGID;
+            rustix::fs::fchmod(&at, mode | group).map_err(failed)?;
         }
-        at = rustix::fs::openat2(&at, name, flags | OFlags::NOFOLLOW, Mode::empty(), beneath)
-            .map_err(|e| io(&volume.join(relative), e))?;
     }
     Ok(at)
 }
@@ -77,5 +87,32 @@ fn prepare(target: &Path, is_dir: bool) -> Result<(), VolumeError> {
         fs::create_dir(target).map_err(VolumeError::io(target))
     } else {
         fs::File::create(target).map(drop).map_err(VolumeError::io(target))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_made_may_be_used_as_the_volume_may() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o7777;
+        let set = |path: &str, mode| {
+            fs::set_permissions(dir.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        fs::create_dir(dir.path().join("there")).unwrap();
+        set("there", 0o700);
+        set("", 0o777);
+        resolve(dir.path(), Path::new("there/a/b")).unwrap();
+        assert_eq!((mode("there"), mode("there/a"), mode("there/a/b")), (0o700, 0o777, 0o777));
+        set("", 0o2770);
+        resolve(dir.path(), Path::new("c/d")).unwrap();
+        assert_eq!((mode("c"), mode("c/d")), (0o2770, 0o2770));
+        set("", 0o1755);
+        resolve(dir.path(), Path::new("e")).unwrap();
+        assert_eq!(mode("e"), 0o755);
     }
 }

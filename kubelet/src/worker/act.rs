@@ -151,8 +151,7 @@ impl Worker {
                 return None;
             }
             Err((name, error)) => {
-                let text = format!("MountVolume.SetUp failed for volume {name:?} : {error}");
-                self.failed(pod, "FailedMount", &text);
+                self.failed(pod, "FailedMount", &error.told(&name));
                 return self.retry();
             }
         };
