@@ -10,5 +10,6 @@
 //! Contract: upstream's `k8s.io/cloud-provider` controllers (service, route, node, node-lifecycle).
 
 pub mod controllers;
+mod metrics;
 pub mod provider;
 pub mod run;

@@ -49,6 +49,9 @@ pub struct NodeAddress {
     pub name: String,
     /// Its internal address.
     pub address: IpAddr,
+    /// Whether it says that it is ready. One that does not stays among those that take traffic: whether traffic goes
+    /// round it is for whoever balances to decide.
+    pub ready: bool,
 }
 
 /// A route to a node's pods.
@@ -67,7 +70,7 @@ pub struct LoadBalancer {
     pub service: String,
     /// Its address.
     pub address: IpAddr,
-    /// Nodes that take its traffic.
+    /// Nodes that may take its traffic.
     pub nodes: Vec<NodeAddress>,
 }
 

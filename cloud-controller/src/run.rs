@@ -40,6 +40,7 @@ use crate::{
         names, route,
         service::{self, Action, FINALIZER, Told},
     },
+    metrics,
     provider::{
         NodeAddress, Provider, ProviderError,
         bare_metal::{self, BareMetal},
@@ -187,6 +188,7 @@ impl Daemon for CloudController {
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), StartError> {
         features::show(config.gates);
+        metrics::register();
         let auth = Delegated::new(config.auth, "cloud-controller-manager").await?;
         SecureServer::bind(&config.serving)?.serve(Site::default(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
@@ -210,6 +212,7 @@ impl Daemon for CloudController {
                 client: controller.client.clone(),
                 provider: controller.provider.clone(),
                 nodes: controller.nodes.clone(),
+                clock: controller.clock.clone(),
                 node: Recorder::new(
                     controller.client.clone(),
                     clock::real(),
@@ -308,21 +311,29 @@ impl Controller {
             for told in told {
                 if let Some(service) = lookup(&told.namespace, &told.name) {
                     let kind = if told.warns { EventType::Warning } else { EventType::Normal };
-                    actor.event(&service, kind, told.reason, told.note);
+                    actor.event(&service, kind, told.reason, &told.note);
                 }
             }
         };
         tell(plan.before());
+        let before = self.hosts.lock().clone();
+        let begun = self.clock.now();
         let balanced = actor.carry_out(&plan, lookup).await;
-        if balanced.is_ok() {
-            let before = self.hosts.lock().replace(service::targets(nodes));
-            tell(plan.after(before.as_deref()));
+        metrics::balanced(&plan, before.as_deref(), balanced.is_ok(), self.clock.since(begun));
+        match &balanced {
+            Ok(()) => {
+                *self.hosts.lock() = Some(service::targets(nodes));
+                tell(plan.after(before.as_deref()));
+            }
+            Err(RoundError::Provider(why)) => tell(plan.failed(before.as_deref(), &chain(why))),
+            Err(_) => {}
         }
         balanced
     }
 
     /// Makes routes, and has nodes say so.
     async fn route(&self, nodes: &[Arc<Node>]) -> Result<(), RoundError> {
+        metrics::ROUTED.inc();
         let routed = self.provider.set_routes(&route::plan(nodes)).await;
         let api: Api<Node> = Api::all(self.client.clone());
         for (name, condition) in route::conditions(nodes, routed.is_ok(), &self.clock.time()) {

@@ -3,13 +3,15 @@
 //! Level-triggered over all services at once: the plan says which addresses services have, which
 //! objects must change, and which load balancers exist. Contract: finalizer
 //! `service.kubernetes.io/load-balancer-cleanup` (KEP-980); nodes labelled
-//! `node.kubernetes.io/exclude-from-external-load-balancers`, on their way out or not ready take no traffic. Events are
-//! upstream's.
+//! `node.kubernetes.io/exclude-from-external-load-balancers` or on their way out take no traffic; those that are not ready
+//! stay (KEP-3458). Services with a class are somebody else's, and only lose the finalizer, which others share, once
+//! they are deleted. Events are upstream's.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1::{Node, Service};
 
+use super::node_lifecycle::is_ready;
 use crate::provider::{LoadBalancer, NodeAddress, Provider};
 
 /// Keeps a service until its load balancer is gone.
@@ -17,6 +19,8 @@ pub const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// Taint of nodes that an autoscaler is about to remove.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+/// No more names of nodes are told than this.
+const MAX_NAMES: usize = 20;
 
 /// What must happen to one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,10 +60,11 @@ pub fn plan(services: &[Arc<Service>], nodes: &[Arc<Node>], provider: &dyn Provi
         let (namespace, name) = key(service);
         let mut act = |action| plan.actions.push((namespace.clone(), name.clone(), action));
         if !wanted(service) {
-            if address_of(service).is_some() && service.metadata.deletion_timestamp.is_none() {
+            let deleted = service.metadata.deletion_timestamp.is_some();
+            if address_of(service).is_some() && !deleted && !is_balanced(service) {
                 act(Action::ClearAddress);
             }
-            if has_finalizer(service) {
+            if has_finalizer(service) && (deleted || !is_balanced(service)) {
                 act(Action::RemoveFinalizer);
             }
             continue;
@@ -80,7 +85,7 @@ pub fn plan(services: &[Arc<Service>], nodes: &[Arc<Node>], provider: &dyn Provi
                 let service = format!("{namespace}/{name}");
                 plan.load_balancers.push(LoadBalancer { service, address, nodes: targets.clone() });
             }
-            Err(error) => act(Action::Refuse(error.to_string())),
+            Err(error) => act(Action::Refuse(format!("failed to ensure load balancer: {error}"))),
         }
     }
     plan
@@ -98,12 +103,17 @@ pub struct Told {
     /// The event's reason.
     pub reason: &'static str,
     /// The event's message.
-    pub note: &'static str,
+    pub note: String,
 }
 
 impl Told {
-    fn new(of: &(String, String, Action), warns: bool, reason: &'static str, note: &'static str) -> Self {
-        Self { namespace: of.0.clone(), name: of.1.clone(), warns, reason, note }
+    fn new(
+        of: &(String, String, Action),
+        warns: bool,
+        reason: &'static str,
+        note: impl Into<String>,
+    ) -> Self {
+        Self { namespace: of.0.clone(), name: of.1.clone(), warns, reason, note: note.into() }
     }
 }
 
@@ -126,11 +136,8 @@ impl Plan {
     /// while nobody knows.
     pub fn after(&self, before: Option<&[NodeAddress]>) -> Vec<Told> {
         let told = |balancer: &LoadBalancer| {
-            let (namespace, name) = balancer.service.split_once('/')?;
-            let is_new = self.actions.iter().any(|(of_namespace, of_name, action)| {
-                matches!(action, Action::SetAddress(_)) && of_namespace == namespace && of_name == name
-            });
-            let moved = before.is_some_and(|before| before != balancer.nodes);
+            let is_new = self.is_new(balancer);
+            let moved = moved(before, balancer);
             let (warns, reason, note) = match balancer.nodes.is_empty() {
                 true if is_new || moved => {
                     (true, "UnAvailableLoadBalancer", "There are no available nodes for LoadBalancer")
@@ -140,10 +147,71 @@ impl Plan {
                 }
                 _ => return None,
             };
-            Some(Told { namespace: namespace.to_owned(), name: name.to_owned(), warns, reason, note })
+            of(balancer, warns, reason, note.to_owned())
         };
         self.load_balancers.iter().filter_map(told).collect()
     }
+
+    /// What is told when the infrastructure did not do it.
+    pub fn failed(&self, before: Option<&[NodeAddress]>, why: &str) -> Vec<Told> {
+        let sync = |of: &(String, String, Action)| {
+            let what = match of.2 {
+                Action::SetAddress(_) => "ensure",
+                Action::RemoveFinalizer => "delete",
+                _ => return None,
+            };
+            let note = format!("Error syncing load balancer: failed to {what} load balancer: {why}");
+            Some(Told::new(of, true, "SyncLoadBalancerFailed", note))
+        };
+        let update = |balancer: &LoadBalancer| {
+            let (names, count) = (shown(&balancer.nodes), balancer.nodes.len());
+            let note = format!(
+                "Error updating load balancer with new hosts [{names}] [node names limited, total number of \
+                 nodes: {count}], error: {why}"
+            );
+            of(balancer, true, "UpdateLoadBalancerFailed", note)
+        };
+        self.actions.iter().filter_map(sync).chain(self.moving(before).filter_map(update)).collect()
+    }
+
+    /// How many load balancers that are there already have their traffic taken by others than before.
+    pub fn moved(&self, before: Option<&[NodeAddress]>) -> usize {
+        self.moving(before).count()
+    }
+
+    fn moving<'a>(&'a self, before: Option<&'a [NodeAddress]>) -> impl Iterator<Item = &'a LoadBalancer> {
+        self.load_balancers.iter().filter(move |balancer| !self.is_new(balancer) && moved(before, balancer))
+    }
+
+    /// Whether a load balancer is made now.
+    fn is_new(&self, balancer: &LoadBalancer) -> bool {
+        self.actions.iter().any(|(namespace, name, action)| {
+            matches!(action, Action::SetAddress(_)) && balancer.service == format!("{namespace}/{name}")
+        })
+    }
+}
+
+fn of(balancer: &LoadBalancer, warns: bool, reason: &'static str, note: String) -> Option<Told> {
+    let (namespace, name) = balancer.service.split_once('/')?;
+    Some(Told { namespace: namespace.to_owned(), name: name.to_owned(), warns, reason, note })
+}
+
+/// Whether others take the traffic than took it before. That a node is ready or not any more makes it no other.
+fn moved(before: Option<&[NodeAddress]>, balancer: &LoadBalancer) -> bool {
+    let who = |nodes: &[NodeAddress]| -> Vec<(String, IpAddr)> {
+        nodes.iter().map(|node| (node.name.clone(), node.address)).collect()
+    };
+    before.is_some_and(|before| who(before) != who(&balancer.nodes))
+}
+
+/// Names of nodes, in order, not too many.
+fn shown(nodes: &[NodeAddress]) -> String {
+    let mut names: Vec<String> = nodes.iter().take(MAX_NAMES).map(|node| node.name.clone()).collect();
+    names.sort_unstable();
+    if let Some(more) = nodes.len().checked_sub(MAX_NAMES).filter(|more| *more > 0) {
+        names.push(format!("<{more} more>"));
+    }
+    names.join(" ")
 }
 
 /// The internal address of a node in a family.
@@ -163,10 +231,13 @@ fn key(service: &Service) -> (String, String) {
 
 /// Whether a service is to have a load balancer from us.
 fn wanted(service: &Service) -> bool {
-    let spec = service.spec.as_ref();
-    service.metadata.deletion_timestamp.is_none()
-        && spec.and_then(|s| s.type_.as_deref()) == Some("LoadBalancer")
-        && spec.is_some_and(|s| s.load_balancer_class.is_none())
+    let is_ours = service.spec.as_ref().is_some_and(|s| s.load_balancer_class.is_none());
+    service.metadata.deletion_timestamp.is_none() && is_balanced(service) && is_ours
+}
+
+/// Whether a service is to have a load balancer from somebody.
+fn is_balanced(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("LoadBalancer")
 }
 
 fn has_finalizer(service: &Service) -> bool {
@@ -188,21 +259,20 @@ fn is_excluded(node: &Node) -> bool {
     value.is_some_and(|v| !matches!(v.as_str(), "0" | "f" | "F" | "false" | "FALSE" | "False"))
 }
 
-/// Nodes that take traffic.
+/// Nodes that may take traffic.
 pub fn targets(nodes: &[Arc<Node>]) -> Vec<NodeAddress> {
     let takes = |n: &Node| {
         let mut taints = n.spec.iter().flat_map(|s| s.taints.iter().flatten());
         let goes = n.metadata.deletion_timestamp.is_some() || taints.any(|t| t.key == TO_BE_DELETED);
-        let excluded = is_excluded(n) || goes;
-        let ready = n.status.as_ref().and_then(|s| s.conditions.as_ref()).into_iter().flatten();
-        !excluded && ready.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+        !is_excluded(n) && !goes
     };
     let mut out: Vec<NodeAddress> = nodes
         .iter()
         .filter(|n| takes(n))
         .filter_map(|n| {
             let address = internal_address(n, true).or_else(|| internal_address(n, false))?;
-            Some(NodeAddress { name: n.metadata.name.clone().unwrap_or_default(), address })
+            let name = n.metadata.name.clone().unwrap_or_default();
+            Some(NodeAddress { name, address, ready: is_ready(n) })
         })
         .collect();
     out.sort();
@@ -261,7 +331,10 @@ mod tests {
         let second = service("second", 2, json!({"status/loadBalancer": ingress("10.97.0.0")}));
         assert_eq!(
             actions(&[older, second, third]),
-            [r#"third Refuse("no free address in the load balancer pool 10.97.0.0/31")"#]
+            [concat!(
+                r#"third Refuse("failed to ensure load balancer: "#,
+                r#"no free address in the load balancer pool 10.97.0.0/31")"#
+            )]
         );
     }
 
@@ -277,8 +350,20 @@ mod tests {
         let retyped =
             service("a", 1, json!({"spec/type": "ClusterIP", "status/loadBalancer": ingress("10.97.0.0")}));
         assert_eq!(actions(&[retyped]), ["a ClearAddress", "a RemoveFinalizer"]);
-        let foreign = service("a", 1, json!({"spec/loadBalancerClass": "x.io/y", "metadata/finalizers": []}));
-        assert!(actions(&[foreign]).is_empty());
+    }
+
+    #[test]
+    fn services_of_others_are_left_alone_until_they_are_deleted() {
+        let class = json!({"spec/loadBalancerClass": "x.io/y", "status/loadBalancer": ingress("10.97.0.0")});
+        let with = |more: Value| {
+            let mut extra = class.clone();
+            extra.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            service("a", 1, extra)
+        };
+        assert!(actions(&[with(json!({}))]).is_empty(), "the finalizer is theirs as well");
+        assert!(actions(&[with(json!({"metadata/finalizers": []}))]).is_empty());
+        let deleted = with(json!({"metadata/deletionTimestamp": "2026-01-01T00:00:00Z"}));
+        assert_eq!(actions(&[deleted]), ["a RemoveFinalizer"]);
     }
 
     fn node(name: &str, ready: &str, labels: Value) -> Node {
@@ -289,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn only_ready_nodes_that_stay_and_are_not_excluded_take_traffic() {
+    fn nodes_that_stay_and_are_not_excluded_take_traffic_ready_or_not() {
         let mut going = node("going", "True", json!({}));
         going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
         let mut doomed = node("doomed", "True", json!({}));
@@ -308,8 +393,44 @@ mod tests {
         ];
         let nodes: Vec<Arc<Node>> = nodes.into_iter().map(Arc::new).collect();
         let plan = plan(&[service("a", 1, json!({}))], &nodes, &provider());
-        let names: Vec<&str> = plan.load_balancers[0].nodes.iter().map(|n| n.name.as_str()).collect();
-        assert_eq!(names, ["not", "ok"]);
+        let names: Vec<(&str, bool)> =
+            plan.load_balancers[0].nodes.iter().map(|n| (n.name.as_str(), n.ready)).collect();
+        assert_eq!(names, [("down", false), ("not", true), ("ok", true)]);
+    }
+
+    #[test]
+    fn what_the_infrastructure_did_not_do_is_told() {
+        let nodes: Vec<Arc<Node>> =
+            (0..22).map(|n| Arc::new(node(&format!("n{n:02}"), "True", json!({})))).collect();
+        let settled = service("a", 1, json!({"status/loadBalancer": ingress("10.97.0.0")}));
+        let all = targets(&nodes);
+        let told = |services: &[Arc<Service>], nodes: &[Arc<Node>], before: Option<&[NodeAddress]>| {
+            let told = plan(services, nodes, &provider()).failed(before, "no route");
+            told.into_iter().map(|t| format!("{} {}: {}", t.name, t.reason, t.note)).collect::<Vec<_>>()
+        };
+        let failed = "SyncLoadBalancerFailed: Error syncing load balancer: failed to";
+        let fresh = service("a", 1, json!({}));
+        assert_eq!(
+            told(&[fresh], &nodes, Some(&[])),
+            [format!("a {failed} ensure load balancer: no route")],
+            "a new one is no update"
+        );
+        let deleted = service("a", 1, json!({"metadata/deletionTimestamp": "2026-01-01T00:00:00Z"}));
+        assert_eq!(told(&[deleted], &nodes, None), [format!("a {failed} delete load balancer: no route")]);
+        let one = std::slice::from_ref(&settled);
+        assert!(told(one, &nodes, None).is_empty() && told(one, &nodes, Some(&all)).is_empty());
+        let error = "a UpdateLoadBalancerFailed: Error updating load balancer with new hosts";
+        let limited = "[node names limited, total number of nodes:";
+        assert_eq!(
+            told(one, &nodes[..2], Some(&all)),
+            [format!("{error} [n00 n01] {limited} 2], error: no route")]
+        );
+        let many: Vec<String> = (0..20).map(|n| format!("n{n:02}")).collect();
+        let many = many.join(" ");
+        assert_eq!(
+            told(one, &nodes, Some(&[])),
+            [format!("{error} [{many} <2 more>] {limited} 22], error: no route")]
+        );
     }
 
     #[test]
@@ -335,6 +456,9 @@ mod tests {
         assert_eq!(after(&rests, Some(&[])), ["UpdatedLoadBalancer"]);
         assert_eq!(after(&alone, Some(&some)), ["UnAvailableLoadBalancer"]);
         assert!(after(&alone, Some(&[])).is_empty(), "once");
+        let mut sick = some.clone();
+        sick[0].ready = false;
+        assert!(after(&rests, Some(&sick)).is_empty(), "it is the same node");
         let lonely = plan(&[service("a", 1, json!({}))], &[], &provider());
         assert_eq!(after(&lonely, None), ["UnAvailableLoadBalancer"]);
     }

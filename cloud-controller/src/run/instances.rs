@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration}
 
 use component_base::{
     client,
+    clock::SharedClock,
     events::{EventType, Recorder, reference},
     informer::Informer,
     meta::{ObjectKey, object_key},
@@ -23,6 +24,7 @@ use crate::{
         node::{self, AddressError},
         node_lifecycle::{self, Machine, Step},
     },
+    metrics,
     provider::{Instance, Provider, ProviderError, bare_metal::BareMetal},
 };
 
@@ -41,6 +43,7 @@ pub(super) struct NodeKeeper {
     pub(super) client: Client,
     pub(super) provider: Arc<BareMetal>,
     pub(super) nodes: Informer<Node>,
+    pub(super) clock: SharedClock,
     /// Tells of nodes that are new.
     pub(super) node: Recorder,
     /// Tells of nodes that go.
@@ -153,6 +156,11 @@ impl NodeKeeper {
             body["spec"]["providerID"] = id.into();
         }
         self.patch(node, body, false).await?;
+        if let Some(made) = &node.metadata.creation_timestamp {
+            let age = self.clock.since(made.0).as_secs_f64();
+            metrics::UNTAINTED.observe(age);
+            metrics::INTRODUCED.observe(age);
+        }
         self.tell(&self.node, node, EventType::Normal, "Synced", "Node synced successfully".to_owned());
         Ok(())
     }

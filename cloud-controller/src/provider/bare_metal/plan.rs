@@ -74,9 +74,12 @@ fn all_addresses(net: &IpNet) -> Box<dyn Iterator<Item = IpAddr>> {
 pub(super) fn load_balancers(pool: &[IpNet], wanted: &[LoadBalancer], now: &State) -> Vec<Change> {
     let (mut local, mut routed) = (BTreeSet::new(), BTreeMap::new());
     for lb in wanted {
-        if lb.nodes.iter().any(|n| now.own.contains(&n.address)) {
+        // Nobody here looks whether a node answers: those that say they are ready come first.
+        let some_ready = lb.nodes.iter().any(|n| n.ready);
+        let mut nodes = lb.nodes.iter().filter(|n| n.ready || !some_ready);
+        if nodes.clone().any(|n| now.own.contains(&n.address)) {
             local.insert(lb.address);
-        } else if let Some(node) = lb.nodes.iter().find(|n| n.address.is_ipv4() == lb.address.is_ipv4()) {
+        } else if let Some(node) = nodes.find(|n| n.address.is_ipv4() == lb.address.is_ipv4()) {
             routed.insert(IpNet::from(lb.address), node.address);
         }
     }
@@ -171,7 +174,7 @@ mod tests {
         let lb = |address: &str, node: &str| LoadBalancer {
             service: "default/web".into(),
             address: ip(address),
-            nodes: vec![NodeAddress { name: "n".into(), address: ip(node) }],
+            nodes: vec![NodeAddress { name: "n".into(), address: ip(node), ready: true }],
         };
         let now = State {
             own: set(&["10.98.0.1"]),
@@ -190,6 +193,25 @@ mod tests {
                 Change::SetRoute(Route { destination: net("10.97.0.2/32"), gateway: ip("10.98.0.11") }),
             ]
         );
+    }
+
+    #[test]
+    fn traffic_goes_to_nodes_that_are_ready_while_any_is() {
+        let pool = [net("10.97.0.0/24")];
+        let now = State { own: set(&["10.98.0.1"]), ..State::default() };
+        let change = |own: bool, other: bool| {
+            let node =
+                |address: &str, ready| NodeAddress { name: address.into(), address: ip(address), ready };
+            let nodes = vec![node("10.98.0.1", own), node("10.98.0.2", other)];
+            let lb = LoadBalancer { service: "d/web".into(), address: ip("10.97.0.1"), nodes };
+            load_balancers(&pool, &[lb], &now)
+        };
+        let here = [Change::AddAddress(ip("10.97.0.1"))];
+        let there = Route { destination: net("10.97.0.1/32"), gateway: ip("10.98.0.2") };
+        assert_eq!(change(true, true), here);
+        assert_eq!(change(true, false), here);
+        assert_eq!(change(false, true), [Change::SetRoute(there)]);
+        assert_eq!(change(false, false), here, "none is worse than any");
     }
 
     #[test]
