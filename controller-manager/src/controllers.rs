@@ -39,6 +39,7 @@ mod replicationcontroller;
 mod resource_claim;
 mod resourcepoolstatusrequest;
 mod resourcequota;
+mod retry;
 mod root_ca;
 mod selinux_warning;
 mod service_ca;
@@ -65,6 +66,7 @@ use component_base::{
     features::{Gate, Gates},
     informer::{Event, Informer, Informers, ListWatch, Object},
     meta::{ObjectKey, object_key},
+    serving::Site,
     task::Tasks,
     workqueue::{WorkQueue, chain},
 };
@@ -85,6 +87,8 @@ pub struct Context {
     pub clock: SharedClock,
     /// What flags say.
     pub settings: Arc<Settings>,
+    /// What the daemon serves.
+    pub site: Site,
 }
 
 /// One controller.

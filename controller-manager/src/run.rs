@@ -142,7 +142,7 @@ impl Daemon for ControllerManager {
         if let Some(election) = &config.election {
             election.watched(&health, &[Endpoint::Healthz]);
         }
-        SecureServer::bind(&config.serving)?.serve(site, Arc::new(auth), &tasks);
+        SecureServer::bind(&config.serving)?.serve(site.clone(), Arc::new(auth), &tasks);
         let client = client::connect(&config.client).await?;
         let identities = match config.separate {
             true => {
@@ -167,6 +167,7 @@ impl Daemon for ControllerManager {
                 tasks: group.clone(),
                 clock: clock::real(),
                 settings,
+                site,
             };
             for controller in controllers::chosen(&selection, ctx.settings.gates) {
                 let mut ctx = ctx.clone();

@@ -28,7 +28,7 @@ use kube::{
     api::{DeleteParams, PostParams},
 };
 
-use super::{Context, run_every};
+use super::{Context, retry, run_every};
 use crate::settings::SigningSettings;
 
 /// Requests worked on at once.
@@ -69,7 +69,7 @@ impl Controller {
 
     /// Queues requests without a certificate whenever they change.
     fn follow(&self) -> WorkQueue<ObjectKey> {
-        let queue: WorkQueue<ObjectKey> = WorkQueue::new("certificate");
+        let queue: WorkQueue<ObjectKey> = WorkQueue::with_limits("certificate", retry::CERTIFICATES);
         let of_request = queue.clone();
         self.requests.on_event(move |event| {
             if !matches!(event, Event::Deleted { .. }) && !plan::is_issued(event.object()) {

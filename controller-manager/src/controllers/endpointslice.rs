@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 
 use self::hints::Hints;
 use super::{
-    Context, PODS_BY_NODE, enqueue_changes, pods_by_node,
+    Context, PODS_BY_NODE, enqueue_changes, pods_by_node, retry,
     service_pods::{self, TriggerTimes},
 };
 
@@ -83,7 +83,7 @@ pub(super) fn start(ctx: &Context) {
         shared: Arc::default(),
         most: ctx.settings.slice_endpoints,
     };
-    let queue: WorkQueue<ObjectKey> = WorkQueue::new("endpoint_slice");
+    let queue: WorkQueue<ObjectKey> = WorkQueue::with_limits("endpoint_slice", retry::SLICES);
     enqueue_changes(&controller.services, &queue);
     service_pods::follow(&controller.pods, &controller.services, &queue, ctx.settings.slices_batch);
     let of_slice = queue.clone();

@@ -23,7 +23,7 @@ use k8s_openapi::api::{
 use super::{
     Context,
     endpointslice::{SERVICE_NAME, SliceControl},
-    enqueue_changes,
+    enqueue_changes, retry,
 };
 
 #[derive(Clone)]
@@ -46,7 +46,7 @@ pub(super) fn start(ctx: &Context) {
         sums: Arc::default(),
         most: ctx.settings.mirrored_endpoints,
     };
-    let queue: WorkQueue<ObjectKey> = WorkQueue::new("endpoint_slice_mirroring");
+    let queue: WorkQueue<ObjectKey> = WorkQueue::with_limits("endpoint_slice_mirroring", retry::MIRRORED);
     enqueue_changes(&controller.services, &queue);
     let (of_endpoints, batch) = (queue.clone(), ctx.settings.mirroring_batch);
     controller

@@ -19,13 +19,15 @@ use component_base::{
     events::{EventType, Recorder},
     informer::{DynamicInformer, Event, GroupVersionResource, Informers, ListWatch, Metadata},
     metrics::{self, Stability},
+    serving::reply,
     task::Tasks,
     workqueue::{Outcome, WorkQueue, run_workers},
 };
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
 use prometheus::IntCounter;
 use serde_json::{Value, json};
 
@@ -33,6 +35,8 @@ use self::graph::{Coordinates, Decision, Graph, KindId, Misplaced, Policy, Task,
 use super::Context;
 use crate::served::{Discovery, Served};
 
+/// Where the graph is shown.
+const GRAPH_PATH: &str = "/debug/controllers/garbage-collector-controller/graph";
 /// How often new kinds are looked for.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 /// How long an owner that is there is given to be shown by a watch.
@@ -80,6 +84,10 @@ pub(super) fn start(ctx: &Context) {
         graph: Mutex::default(),
         routes: Mutex::default(),
     });
+    let shown = collector.clone();
+    ctx.site.page(GRAPH_PATH, move |parts| {
+        reply(StatusCode::OK, "text/vnd.graphviz", shown.draw(parts.uri.query().unwrap_or_default()))
+    });
     let drain = ctx.tasks.drain();
     ctx.tasks.spawn("garbage collector discovery", async move {
         drain.run_until_cancelled(collector.follow_discovery()).await;
@@ -95,6 +103,16 @@ fn deletable(resource: &Served) -> bool {
 }
 
 impl Collector {
+    /// The graph as text, or what of it hangs together with the uids that are asked for.
+    fn draw(&self, query: &str) -> String {
+        let asked = query.split('&').filter_map(|pair| pair.strip_prefix("uid="));
+        let decoded = asked.map(|uid| percent_decode_str(uid).decode_utf8_lossy().into_owned());
+        let uids: Vec<String> = decoded.collect();
+        let versions: HashMap<KindId, String> =
+            self.routes.lock().iter().map(|(kind, served)| (*kind, served.version.clone())).collect();
+        self.graph.lock().dot(&uids, |kind| versions.get(&kind).cloned().unwrap_or_default())
+    }
+
     /// Watches every deletable kind, those that come later too; work begins once the first ones are known.
     async fn follow_discovery(self: Arc<Self>) {
         let mut watched = Watched::new();

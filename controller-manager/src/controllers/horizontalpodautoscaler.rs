@@ -47,7 +47,7 @@ use self::{
     proposal::{Failure, Proposal, Source},
     readings::Readings,
 };
-use super::Context;
+use super::{Context, retry};
 use crate::{
     served::{Directory, Served},
     settings::AutoscalerSettings,
@@ -107,7 +107,8 @@ pub(super) fn start(ctx: &Context) {
         settings: ctx.settings.autoscaler.clone(),
         memory: Arc::default(),
     };
-    let queue: WorkQueue<ObjectKey> = WorkQueue::new("horizontalpodautoscaler");
+    let queue: WorkQueue<ObjectKey> =
+        WorkQueue::with_limits("horizontalpodautoscaler", retry::every(ctx.settings.autoscaler.period));
     let of_autoscaler = queue.clone();
     controller.autoscalers.on_event(move |event| match &event {
         // A status, most likely our own, is no reason to look before it is time.

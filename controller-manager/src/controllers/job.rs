@@ -9,7 +9,7 @@ mod metrics;
 mod plan;
 mod policy;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use component_base::{
     client,
@@ -19,7 +19,7 @@ use component_base::{
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, controller_of, has_finalizer, object_key},
     selector::LabelSelector,
-    workqueue::{Outcome, RateLimits, WorkQueue, run_workers},
+    workqueue::{Outcome, WorkQueue, run_workers},
 };
 use k8s_openapi::api::{
     batch::v1::Job,
@@ -37,6 +37,7 @@ use self::{
 use super::{
     Context, enqueue_changes,
     pod_control::{self, PodControl},
+    retry,
 };
 
 #[derive(Clone)]
@@ -50,12 +51,8 @@ struct Controller {
     forgets_start: bool,
 }
 
-/// A job that failed to be written is not left alone for longer.
-const RETRY: RateLimits =
-    RateLimits { base: Duration::from_millis(5), max: Duration::from_secs(60), qps: 10.0, burst: 100.0 };
-
 pub(super) fn start(ctx: &Context) {
-    let queue: WorkQueue<ObjectKey> = WorkQueue::with_limits("job", RETRY);
+    let queue: WorkQueue<ObjectKey> = WorkQueue::with_limits("job", retry::JOBS);
     let controller = Controller {
         client: ctx.client.clone(),
         jobs: ctx.informers.get(ListWatch::default()),
@@ -108,7 +105,7 @@ impl Controller {
 
     /// Pods of no job, and those whose job is gone or another one of the same name, are let go: nobody will count them.
     fn watch_orphans(&self, ctx: &Context) {
-        let queue: WorkQueue<ObjectKey> = WorkQueue::new("job_orphan_pod");
+        let queue: WorkQueue<ObjectKey> = WorkQueue::with_limits("job_orphan_pod", retry::JOBS);
         let of_pod = queue.clone();
         self.control.pods().on_event(move |event: Event<Pod>| {
             let pod = event.object();

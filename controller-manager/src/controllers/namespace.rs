@@ -18,7 +18,7 @@ use component_base::{
     clock::SharedClock,
     informer::{Event, ListWatch},
     meta::{ObjectKey, object_key},
-    workqueue::{Outcome, RateLimits, WorkQueue, chain, run_workers},
+    workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use futures::{StreamExt, stream};
 use http::{Method, Request};
@@ -34,16 +34,13 @@ use self::{
     look::{Looks, Round, is_pods},
     plan::{FINALIZER_ESTIMATE, Findings, Remaining},
 };
-use super::Context;
+use super::{Context, retry};
 use crate::served::Served;
 
 /// The finalizer this controller takes away.
 const FINALIZER: &str = "kubernetes";
 /// Servers that have not yet heard of the deletion may still let objects in.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Nobody tells when what was in the way has gone: it is looked for again before long.
-const RETRY: RateLimits =
-    RateLimits { base: Duration::from_millis(5), max: Duration::from_secs(60), qps: 10.0, burst: 100.0 };
 /// Resources of a namespace that lose their objects at once.
 const AT_ONCE: usize = 4;
 /// Until the next look when somebody else has changed the namespace.
@@ -82,7 +79,7 @@ impl Going {
 
 pub(super) fn start(ctx: &Context) {
     let namespaces = ctx.informers.get::<Namespace>(ListWatch::default());
-    let queue: WorkQueue<ObjectKey> = WorkQueue::with_limits("namespace", RETRY);
+    let queue: WorkQueue<ObjectKey> = WorkQueue::with_limits("namespace", retry::NAMESPACES);
     let going: Arc<Mutex<HashMap<String, Going>>> = Arc::default();
     let all = going.clone();
     let controller = Controller {

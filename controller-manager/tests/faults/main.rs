@@ -22,7 +22,9 @@ mod store;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
-use component_base::{clock::TokioClock, daemon::Daemon, flags::Parsed, informer::Informers, task::Tasks};
+use component_base::{
+    clock::TokioClock, daemon::Daemon, flags::Parsed, informer::Informers, serving::Site, task::Tasks,
+};
 use controller_manager::{
     controllers::{self, Context, Settings},
     run::ControllerManager,
@@ -206,6 +208,7 @@ impl World {
             tasks: tasks.clone(),
             clock: Arc::new(self.clock.clone()),
             settings: self.settings.clone(),
+            site: Site::empty(),
         };
         for name in names {
             let found = controllers::ALL.iter().find(|c| c.name == *name);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use component_base::{clock::TokioClock, informer::Informers, metrics, task::Tasks};
+use component_base::{clock::TokioClock, informer::Informers, metrics, serving::Site, task::Tasks};
 use controller_manager::controllers::{self, Context};
 
 use crate::{
@@ -90,6 +90,7 @@ fn queues_have_upstreams_names() {
                 "--feature-gates=ClusterTrustBundle=true,DRADeviceTaintRules=true,DRAResourcePoolStatus=true,\
                  GenericWorkload=true,PodCertificateRequest=true,StorageVersionAPI=true,StorageVersionMigrator=true",
             ]),
+            site: Site::empty(),
         };
         controllers::ALL.iter().for_each(|controller| (controller.start)(&ctx));
         tasks.shutdown(Duration::ZERO).await;

@@ -7,6 +7,8 @@
 //! Contract: the garbage collection page of the documentation (owners, foreground, background, orphan) and
 //! upstream's `pkg/controller/garbagecollector`.
 
+mod dot;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt,

@@ -47,8 +47,6 @@ pub(super) enum ReadError {
     Api(&'static str, #[source] kube::Error),
     #[error("no metrics returned from {0} metrics API")]
     Empty(&'static str),
-    #[error("container {container} not present in metrics for pod {pod}")]
-    Container { container: String, pod: String },
     #[error("no matches for kind {0:?}")]
     Kind(String),
     #[error("the metric's selector")]
@@ -126,7 +124,7 @@ impl Readings {
                 if list.items.is_empty() {
                     return Err(ReadError::Empty("resource"));
                 }
-                Ok(Reading::Pods(of_resource(&list.items, name, container.as_deref())?))
+                Ok(Reading::Pods(of_resource(&list.items, name, container.as_deref())))
             }
             Source::Pods(metric) => {
                 let path = format!("namespaces/{namespace}/pods/*/{}", metric.name);
@@ -219,25 +217,18 @@ fn milli(quantity: &ApiQuantity) -> i64 {
 }
 
 /// Each pod's use of a resource, in all its containers or one; pods that do not tell all of it are left out.
-fn of_resource(
-    pods: &[PodMetrics],
-    resource: &str,
-    container: Option<&str>,
-) -> Result<BTreeMap<String, Sample>, ReadError> {
+fn of_resource(pods: &[PodMetrics], resource: &str, container: Option<&str>) -> BTreeMap<String, Sample> {
     let mut out = BTreeMap::new();
     for pod in pods {
-        let listed = || pod.containers.iter().filter(|c| container.is_none_or(|name| c.name == name));
-        if let Some(name) = container.filter(|_| listed().next().is_none()) {
-            return Err(ReadError::Container { container: name.to_owned(), pod: pod.metadata.name.clone() });
-        }
-        let uses: Option<Vec<i64>> = listed().map(|c| c.usage.get(resource).map(milli)).collect();
+        let listed = pod.containers.iter().filter(|c| container.is_none_or(|name| c.name == name));
+        let uses: Option<Vec<i64>> = listed.map(|c| c.usage.get(resource).map(milli)).collect();
         if let Some(uses) = uses.filter(|u| !u.is_empty()) {
             let value = uses.iter().fold(0, |sum: i64, v| sum.saturating_add(*v));
             let window = goduration::parse(&pod.window).unwrap_or(MINUTE);
             out.insert(pod.metadata.name.clone(), Sample { value, at: pod.timestamp, window });
         }
     }
-    Ok(out)
+    out
 }
 
 #[cfg(test)]
@@ -254,12 +245,13 @@ mod tests {
             {"metadata": {"name": "none"}, "timestamp": "2026-01-01T00:00:00Z", "window": "30s"},
         ]}))
         .unwrap();
-        let cpu = of_resource(&pods.items, "cpu", None).unwrap();
+        let cpu = of_resource(&pods.items, "cpu", None);
         assert_eq!(cpu.keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!((cpu["a"].value, cpu["a"].window), (102, Duration::from_secs(30)));
-        assert!(of_resource(&pods.items, "memory", None).unwrap().is_empty(), "one container does not tell");
-        assert_eq!(of_resource(&pods.items[..1], "cpu", Some("x")).unwrap()["a"].value, 100);
-        let error = of_resource(&pods.items, "cpu", Some("z")).unwrap_err();
-        assert_eq!(error.to_string(), "container z not present in metrics for pod a");
+        assert!(of_resource(&pods.items, "memory", None).is_empty(), "one container does not tell");
+        let one = of_resource(&pods.items, "cpu", Some("x"));
+        assert_eq!(one.iter().map(|(pod, s)| (pod.as_str(), s.value)).collect::<Vec<_>>(), [("a", 100)]);
+        assert!(of_resource(&pods.items, "cpu", Some("z")).is_empty(), "no pod has it");
+        assert!(of_resource(&pods.items, "memory", Some("y")).is_empty());
     }
 }
