@@ -40,6 +40,7 @@ pub mod goduration;
 pub mod hash;
 pub mod intstr;
 pub mod meta;
+pub mod migration;
 pub mod names;
 pub mod objects;
 pub mod quantity;

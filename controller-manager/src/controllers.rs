@@ -1,6 +1,7 @@
 //! The controllers, one file each, one line each in [`ALL`].
 
 mod attach_detach;
+mod attachable;
 mod bootstrap_token;
 mod certificatesigningrequest;
 mod clusterrole_aggregation;

@@ -3,6 +3,7 @@
 //! Contract: upstream's `cmd/kube-controller-manager/app/options`: names, defaults and bounds.
 
 mod fixed;
+mod recycler;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -11,6 +12,8 @@ use component_base::{
     flags::{Flag, Kind, Values, fixed as common},
 };
 use ipnet::IpNet;
+
+pub use self::recycler::{RecyclerLimits, RecyclerSettings};
 
 /// Flags that say how many objects of a kind are worked on at once, with their defaults.
 const CONCURRENCY: &[(&str, &str)] = &[
@@ -112,6 +115,10 @@ pub struct Settings {
     pub binder_period: Duration,
     /// Whether claims are handed to the provisioners of their classes.
     pub provision: bool,
+    /// Whether paths on this machine are made for claims.
+    pub host_paths: bool,
+    /// How volumes are emptied.
+    pub recycler: RecyclerSettings,
     /// How long changes of pods gather until the endpoints of their services are written.
     pub endpoints_batch: Duration,
     /// The same for endpoint slices.
@@ -232,6 +239,21 @@ pub enum SettingsError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// A pod cannot be read.
+    #[error("invalid {path:?}")]
+    Pod {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<serde_saphyr::Error>,
+    },
+    /// A pod that is to empty volumes has none.
+    #[error("pod specification ({path:?}): does not contain any volume(s)")]
+    Template {
+        /// The file.
+        path: PathBuf,
     },
 }
 
@@ -440,6 +462,7 @@ pub fn flags() -> Vec<Flag> {
         flags.push(Flag::new(flag, Kind::Int, *default, "objects worked on at once"));
     }
     flags.extend(Switches::flag());
+    flags.extend(recycler::flags());
     flags.extend(common::flags(fixed::FLAGS));
     flags.extend(common::flags(common::COMMON));
     flags
@@ -459,6 +482,8 @@ impl Settings {
             service_cidrs: ranges(values, "service-cluster-ip-range")?,
             binder_period: at_least_a_second(values, "pvclaimbinder-sync-period")?,
             provision: values.bool("enable-dynamic-provisioning"),
+            host_paths: values.bool("enable-hostpath-provisioner"),
+            recycler: recycler::read(values)?,
             endpoints_batch: values.duration("endpoint-updates-batch-period"),
             slices_batch: values.duration("endpointslice-updates-batch-period"),
             mirroring_batch: values.duration("mirroring-endpointslice-updates-batch-period"),
@@ -726,10 +751,8 @@ mod tests {
             "--cloud-provider=aws",
             "--cloud-config=/x",
             "--cidr-allocator-type=CloudAllocator",
-            "--enable-hostpath-provisioner",
             "--enable-leader-migration",
             "--leader-migration-config=/x",
-            "--pv-recycler-minimum-timeout-nfs=1",
             "--contention-profiling",
             "--emulated-version=kube=1.30",
             "--pvclaimbinder-sync-period=0s",

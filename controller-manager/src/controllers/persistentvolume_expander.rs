@@ -9,11 +9,12 @@ use component_base::{
     events::{EventType, Recorder, reference},
     informer::{Event, Informer, ListWatch},
     meta::{ObjectKey, annotation, object_key},
+    migration::successor_of,
     quantity::Quantity,
     volumes::asked,
     workqueue::{Outcome, WorkQueue, run_workers},
 };
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
@@ -136,36 +137,6 @@ fn plan(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Hand {
     }
     let successor = volume.spec.as_ref().and_then(successor_of);
     successor.map_or(Hand::External, |(plugin, driver)| Hand::Successor(plugin, driver))
-}
-
-/// In-tree plugins, with the CSI drivers that do their work now.
-const SUCCESSORS: [(&str, &str); 7] = [
-    ("kubernetes.io/aws-ebs", "ebs.csi.aws.com"),
-    ("kubernetes.io/azure-disk", "disk.csi.azure.com"),
-    ("kubernetes.io/azure-file", "file.csi.azure.com"),
-    ("kubernetes.io/cinder", "cinder.csi.openstack.org"),
-    ("kubernetes.io/gce-pd", "pd.csi.storage.gke.io"),
-    ("kubernetes.io/portworx-volume", "pxd.portworx.com"),
-    ("kubernetes.io/vsphere-volume", "csi.vsphere.vmware.com"),
-];
-
-/// The driver that does the work of an in-tree plugin now.
-pub(super) fn successor(plugin: &str) -> Option<&'static str> {
-    SUCCESSORS.iter().find(|(old, _)| *old == plugin).map(|(_, driver)| *driver)
-}
-
-/// The in-tree plugin of a volume and the CSI driver that does its work now.
-pub(super) fn successor_of(spec: &PersistentVolumeSpec) -> Option<(&'static str, &'static str)> {
-    let sources = [
-        spec.aws_elastic_block_store.is_some(),
-        spec.azure_disk.is_some(),
-        spec.azure_file.is_some(),
-        spec.cinder.is_some(),
-        spec.gce_persistent_disk.is_some(),
-        spec.portworx_volume.is_some(),
-        spec.vsphere_volume.is_some(),
-    ];
-    SUCCESSORS.into_iter().zip(sources).find(|(_, is)| *is).map(|(pair, _)| pair)
 }
 
 #[cfg(test)]

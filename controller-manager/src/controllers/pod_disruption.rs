@@ -4,7 +4,7 @@
 
 use component_base::{client, clock::SharedClock, informer::Informer, meta::object_key};
 use k8s_openapi::{
-    api::core::v1::{Pod, PodCondition},
+    api::core::v1::{ContainerStatus, Pod, PodCondition},
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{
@@ -25,6 +25,14 @@ pub(super) struct Reason {
 /// Whether a pod has come to its end by itself.
 pub(super) fn is_finished(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Whether a pod no longer needs its volumes: finished, or going with nothing of it running.
+pub(super) fn is_over(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let runs =
+        |s: &ContainerStatus| s.state.as_ref().is_none_or(|s| s.terminated.is_none() && s.waiting.is_none());
+    is_finished(pod) || (pod.metadata.deletion_timestamp.is_some() && !statuses.into_iter().any(runs))
 }
 
 /// A pod's phase; empty while it has none.
@@ -121,6 +129,8 @@ fn unless_gone<T>(result: Result<T, kube::Error>) -> Result<Option<T>, kube::Err
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -133,5 +143,25 @@ mod tests {
         assert!(condition(&pod, why, at(2)).is_none());
         let other = condition(&pod, Reason { reason: "B", message: "b" }, at(3)).unwrap();
         assert_eq!((other.last_transition_time, other.reason.as_deref()), (Some(at(1)), Some("B")));
+    }
+
+    #[test]
+    fn pods_need_their_volumes_until_nothing_of_them_runs() {
+        let pod = |phase: &str, deleted: bool, state: Value| -> Pod {
+            let at = if deleted { json!("2026-01-01T00:00:00Z") } else { Value::Null };
+            serde_json::from_value(json!({
+                "metadata": {"name": "p", "deletionTimestamp": at},
+                "status": {"phase": phase, "containerStatuses": [{
+                    "name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state,
+                }]},
+            }))
+            .unwrap()
+        };
+        let (running, ended) = (json!({"running": {}}), json!({"terminated": {"exitCode": 0}}));
+        assert!(!is_over(&pod("Running", false, running.clone())));
+        assert!(!is_over(&pod("Running", false, ended.clone())));
+        assert!(!is_over(&pod("Running", true, running)));
+        assert!(is_over(&pod("Running", true, ended.clone())));
+        assert!(is_over(&pod("Failed", false, ended)));
     }
 }

@@ -28,7 +28,12 @@ use self::{
     conflicts::{Conflict, Conflicts},
     uses::{Found, Source},
 };
-use super::{Context, pod_disruption::is_finished, volume_protection::claims_of};
+use super::{
+    Context,
+    attachable::Attachable,
+    pod_disruption::is_finished,
+    volume_protection::{claim_name, claims_of},
+};
 
 /// The component that reports.
 const NAME: &str = "selinux_warning";
@@ -155,7 +160,13 @@ impl Controller {
 
     /// Where a volume of a pod comes from.
     fn source(&self, namespace: &str, pod: &Pod, volume: &Volume) -> Source {
-        let Some(claim) = uses::claim_name(pod, volume) else { return uses::inline(volume) };
+        let mounts = |driver: &str| {
+            let driver = self.drivers.store().get(&ObjectKey::cluster(driver));
+            driver.is_some_and(|driver| driver.spec.se_linux_mount == Some(true))
+        };
+        let Some(claim) = claim_name(pod, volume) else {
+            return uses::mounted(Attachable::of_inline(volume, namespace), mounts);
+        };
         let claim = self.claims.store().get(&ObjectKey::new(namespace, claim));
         let bound = claim.and_then(|claim| {
             let name = claim.spec.as_ref()?.volume_name.clone().filter(|name| !name.is_empty())?;
@@ -164,11 +175,7 @@ impl Controller {
                 .get(&ObjectKey::cluster(name))
                 .filter(|volume| uses::is_bound(volume, &claim))
         });
-        let Some(volume) = bound else { return Source::Unknown };
-        uses::persistent(&volume, |driver| {
-            let driver = self.drivers.store().get(&ObjectKey::cluster(driver));
-            driver.is_some_and(|driver| driver.spec.se_linux_mount == Some(true))
-        })
+        bound.map_or(Source::Unknown, |volume| uses::mounted(Attachable::of_volume(&volume), mounts))
     }
 
     fn tell(&self, pod: &ObjectKey, kind: EventType, reason: &str, note: String) {

@@ -224,14 +224,26 @@ fn decide(meta: &ObjectMeta, finalizer: &str) -> Decision {
 
 /// The names of the claims a pod uses, its ephemeral volumes' among them.
 pub(super) fn claims_of(pod: &Pod) -> Vec<String> {
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    let claim = |v: &Volume| match (&v.persistent_volume_claim, &v.ephemeral) {
+    volumes.filter_map(|volume| claim_name(pod, volume)).collect()
+}
+
+/// The claim behind a volume of a pod.
+pub(super) fn claim_name(pod: &Pod, volume: &Volume) -> Option<String> {
+    match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(source), _) => Some(source.claim_name.clone()),
-        (None, Some(_)) => Some(format!("{name}-{}", v.name)),
+        (None, Some(_)) => {
+            Some(format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name))
+        }
         (None, None) => None,
-    };
-    volumes.filter_map(claim).collect()
+    }
+}
+
+/// Whether a claim is behind a volume of a pod. One by the name of a volume that is made for the pod is so only if it was
+/// made for that pod.
+pub(super) fn is_behind(claim: &PersistentVolumeClaim, pod: &Pod, volume: &Volume) -> bool {
+    let is_own = volume.persistent_volume_claim.is_some() || is_controlled_by(&claim.metadata, &pod.metadata);
+    is_own && claim_name(pod, volume).is_some_and(|name| Some(name) == claim.metadata.name)
 }
 
 /// Whether a pod keeps a claim: it has a node and is still there, be it that it has ended. A claim that was made for the
@@ -240,18 +252,9 @@ fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty());
     let shut_down =
         pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0);
-    let own =
-        |volume: &Volume| format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name);
     let mut volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    let names = |volume: &Volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(source), _) => Some(&source.claim_name) == claim.metadata.name.as_ref(),
-        (None, Some(_)) => {
-            let is_own = Some(own(volume)) == claim.metadata.name;
-            is_own && !shut_down && is_controlled_by(&claim.metadata, &pod.metadata)
-        }
-        (None, None) => false,
-    };
-    bound && volumes.any(names)
+    let in_use = |volume: &Volume| !shut_down || volume.ephemeral.is_none();
+    bound && volumes.any(|volume| in_use(volume) && is_behind(claim, pod, volume))
 }
 
 async fn write<K: Object + Clone + Serialize + std::fmt::Debug>(
@@ -371,5 +374,14 @@ mod tests {
         assert!(uses(&end(30, ephemeral.clone()), &own));
         assert!(!uses(&end(0, ephemeral), &own), "the kubelet is done with it");
         assert!(uses(&end(0, pod("n", "Running", named)), &claim("c")));
+    }
+
+    #[test]
+    fn ephemeral_volumes_have_claims_of_their_own() {
+        let pod = serde_json::from_value(json!({"metadata": {"name": "p"}})).unwrap();
+        let name = |volume: Value| claim_name(&pod, &serde_json::from_value(volume).unwrap());
+        assert_eq!(name(json!({"name": "v", "ephemeral": {}})), Some("p-v".into()));
+        assert_eq!(name(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}})), Some("c".into()));
+        assert_eq!(name(json!({"name": "v", "emptyDir": {}})), None);
     }
 }

@@ -6,7 +6,6 @@ use component_base::flags::{
 };
 
 const NO_CLOUD: &str = "no cloud is known here: its controllers run in cloud-controller-manager";
-const NO_RECYCLER: &str = "volumes are not recycled: nothing would be timed";
 const NO_MIGRATION: &str = "controllers that others take over are switched off by --controllers";
 
 pub(super) const FLAGS: &[Fixed] = &[
@@ -41,13 +40,11 @@ pub(super) const FLAGS: &[Fixed] = &[
         "10s",
         "controllers stop at once: a task ends where it waits",
     ),
-    fixed("enable-hostpath-provisioner", Kind::Bool, "false", "make host path volumes for claims, for tests")
-        .only(is_off, "volumes are made by provisioners that run beside the cluster"),
     fixed(
         "flex-volume-plugin-dir",
         Kind::String,
         "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/",
-        "drivers of flex volumes; only volumes of CSI drivers are attached here",
+        "drivers of flex volumes, which are not asked here",
     ),
     fixed("enable-leader-migration", Kind::Bool, "false", "hand controllers to another daemon in order")
         .only(is_off, NO_MIGRATION),
@@ -59,16 +56,4 @@ pub(super) const FLAGS: &[Fixed] = &[
         "5m0s",
         "a namespace is looked at for as long as something is left",
     ),
-    fixed("pv-recycler-increment-timeout-nfs", Kind::Int, "30", "seconds for each GiB")
-        .only(|value| value == "30", NO_RECYCLER),
-    fixed("pv-recycler-minimum-timeout-hostpath", Kind::Int, "60", "seconds at least")
-        .only(|value| value == "60", NO_RECYCLER),
-    fixed("pv-recycler-minimum-timeout-nfs", Kind::Int, "300", "seconds at least")
-        .only(|value| value == "300", NO_RECYCLER),
-    fixed("pv-recycler-timeout-increment-hostpath", Kind::Int, "30", "seconds for each GiB")
-        .only(|value| value == "30", NO_RECYCLER),
-    fixed("pv-recycler-pod-template-filepath-hostpath", Kind::String, "", "pod that empties a volume")
-        .only(is_empty, NO_RECYCLER),
-    fixed("pv-recycler-pod-template-filepath-nfs", Kind::String, "", "pod that empties a volume")
-        .only(is_empty, NO_RECYCLER),
 ];

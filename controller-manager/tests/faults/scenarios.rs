@@ -85,6 +85,11 @@ scenarios! {
         [|s, now| seed(s, config("two", json!([])), now), |s, _| remove(s, "pods", "a")];
     volumes "persistentvolume-binder-controller" [] [] vec![volume("v", "Retain"), claim("c")],
         [|s, _| remove(s, "persistentvolumeclaims", "c")];
+    recycled_volumes "persistentvolume-binder-controller" []
+        ["--pv-recycler-pod-template-filepath-hostpath=KEYS/recycler.yaml"] vec![volume("v", "Recycle"), claim("c")],
+        [|s, _| remove(s, "persistentvolumeclaims", "c")];
+    made_paths "persistentvolume-binder-controller" [] ["--enable-hostpath-provisioner"] storage::asked_path(),
+        [|s, _| remove(s, "persistentvolumeclaims", "c")];
     protected_claims "persistentvolumeclaim-protection-controller" [] [] vec![claim("c")],
         [|s, _| remove(s, "persistentvolumeclaims", "c")];
     unused_claims "persistentvolumeclaim-protection-controller" []
@@ -137,6 +142,8 @@ scenarios! {
         [|s, _| remove(s, "volumeattributesclasses", "fast"), |s, _| remove(s, "persistentvolumeclaims", "c")];
     small_volumes "persistentvolume-expander-controller" [] [] storage::small_volume(), [];
     attached_volumes "persistentvolume-attach-detach-controller" [] [] storage::used_volume(),
+        [|s, _| remove(s, "pods", "user")];
+    attached_disks "persistentvolume-attach-detach-controller" [] [] storage::used_disks(),
         [|s, _| remove(s, "pods", "user")];
     device_claims "resourceclaim-controller" [] [] vec![devices::template(), devices::asking(), devices::claim("c", "a", 0),
         devices::user("a", "c")], [|s, _| remove(s, "pods", "a")];

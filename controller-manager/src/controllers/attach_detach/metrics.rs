@@ -1,7 +1,7 @@
 //! How many volumes are in use on which node, and how many are and should be attached.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, LazyLock},
 };
 
@@ -12,8 +12,11 @@ use component_base::{
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use prometheus::IntCounterVec;
 
-use super::{Controller, names, plan};
-use crate::controllers::volume_protection::claims_of;
+use super::{Controller, inline, names, plan};
+use crate::controllers::{
+    attachable::{Attachable, plugin_of},
+    volume_protection::claim_name,
+};
 
 /// Detachments that did not wait for the node.
 pub(super) static FORCED: LazyLock<IntCounterVec> = LazyLock::new(|| {
@@ -35,7 +38,7 @@ pub(super) fn register(controller: &Controller) {
         &["node", "volume_plugin"],
         move || {
             let volumes = by_claim(in_use.volumes.store().list());
-            let used = |claim: &ObjectKey| volumes.get(claim).and_then(|volume| plugin(volume));
+            let used = |claim: &ObjectKey| Some(Attachable::of_volume(volumes.get(claim)?)?.plugin());
             uses(in_use.pods.store().list().iter().map(AsRef::as_ref), used)
         },
     );
@@ -52,21 +55,23 @@ pub(super) fn register(controller: &Controller) {
 impl Controller {
     fn attached_and_wanted(&self) -> Counts {
         let mut out = Counts::new();
-        let mut add = |plugin: Option<String>, state: &str| {
-            if let Some(plugin) = plugin {
-                *out.entry(vec![plugin, state.to_owned()]).or_insert(0) += 1;
-            }
+        let mut add = |plugin: String, state: &str| {
+            *out.entry(vec![plugin, state.to_owned()]).or_insert(0) += 1;
         };
-        for volume in self.volumes.store().list() {
-            for _node in self.wanted(Some(&volume)).keys() {
-                add(plugin(&volume), "desired_state_of_world");
+        let own = self.volumes.store().list();
+        let own = own.iter().filter_map(|volume| Attachable::of_volume(volume));
+        let pods = self.pods.store().list();
+        let all =
+            own.chain(pods.iter().flat_map(|pod| inline(pod))).map(|volume| (volume.unique.clone(), volume));
+        for (name, volume) in all.collect::<BTreeMap<String, Attachable>>() {
+            for node in self.wanted(&name).keys() {
+                if self.node(node).is_some_and(|node| plan::is_managed(&node)) {
+                    add(volume.plugin(), "desired_state_of_world");
+                }
             }
-        }
-        for attachment in self.attachments.store().list() {
-            let name = names::volume_of(&attachment).unwrap_or_default();
-            let volume = self.volumes.store().get(&ObjectKey::cluster(name));
-            if plan::is_attached(&attachment) {
-                add(volume.and_then(|volume| plugin(&volume)), "actual_state_of_world");
+            let attached = self.attached(&name, &BTreeMap::new());
+            for _node in attached.iter().filter(|a| a.by.as_ref().is_none_or(|by| plan::is_attached(by))) {
+                add(volume.plugin(), "actual_state_of_world");
             }
         }
         out
@@ -77,23 +82,26 @@ fn by_claim(volumes: Vec<Arc<PersistentVolume>>) -> BTreeMap<ObjectKey, Arc<Pers
     volumes.into_iter().filter_map(|volume| Some((names::claim_of(&volume)?, volume))).collect()
 }
 
-/// What upstream calls the plugin of a volume that somebody attaches.
-fn plugin(volume: &PersistentVolume) -> Option<String> {
-    names::driver(volume).map(|driver| format!("kubernetes.io/csi:{driver}"))
-}
-
-/// Volumes that pods use, by node and plugin.
-fn uses<'p>(pods: impl Iterator<Item = &'p Pod>, plugin_of: impl Fn(&ObjectKey) -> Option<String>) -> Counts {
+/// Volumes that pods use, by node and plugin: each as often as a pod names it.
+fn uses<'p>(
+    pods: impl Iterator<Item = &'p Pod>,
+    plugin_of_claim: impl Fn(&ObjectKey) -> Option<String>,
+) -> Counts {
     let mut out = Counts::new();
     for pod in pods {
-        let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+        let Some(spec) = &pod.spec else { continue };
+        let node = spec.node_name.clone().unwrap_or_default();
         if node.is_empty() {
             continue;
         }
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let claims: BTreeSet<String> = claims_of(pod).into_iter().map(|name| name.to_string()).collect();
-        for claim in claims {
-            if let Some(plugin) = plugin_of(&ObjectKey::new(namespace, claim)) {
+        for volume in spec.volumes.iter().flatten() {
+            let plugin = match (claim_name(pod, volume), &volume.csi) {
+                (Some(claim), _) => plugin_of_claim(&ObjectKey::new(namespace, claim)),
+                (None, Some(own)) => Some(plugin_of(&own.driver)),
+                (None, None) => Attachable::of_inline(volume, namespace).map(|volume| volume.plugin()),
+            };
+            if let Some(plugin) = plugin {
                 *out.entry(vec![node.clone(), plugin]).or_insert(0) += 1;
             }
         }
@@ -103,24 +111,38 @@ fn uses<'p>(pods: impl Iterator<Item = &'p Pod>, plugin_of: impl Fn(&ObjectKey) 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     #[test]
-    fn volumes_in_use_count_once_for_each_pod_that_has_a_node() {
-        let pod = |node: &str, claims: &[&str]| -> Pod {
-            let volumes: Vec<_> = claims
-                .iter()
-                .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
-                .collect();
+    fn volumes_in_use_count_as_often_as_pods_with_a_node_name_them() {
+        let pod = |node: &str, volumes: &[Value]| -> Pod {
+            let named = volumes.iter().enumerate().map(|(at, volume)| {
+                let mut volume = volume.clone();
+                volume["name"] = format!("v{at}").into();
+                volume
+            });
             serde_json::from_value(json!({"metadata": {"namespace": "d", "name": "p"},
-                "spec": {"nodeName": node, "containers": [], "volumes": volumes}}))
+                "spec": {"nodeName": node, "containers": [], "volumes": named.collect::<Vec<_>>()}}))
             .unwrap()
         };
-        let pods = [pod("n1", &["a", "b"]), pod("n1", &["a"]), pod("n2", &["other"]), pod("", &["a"])];
+        let claim = |name: &str| json!({"persistentVolumeClaim": {"claimName": name}});
+        let pods = [
+            pod("n1", &[claim("a"), claim("b"), json!({"emptyDir": {}})]),
+            pod("n1", &[claim("a"), claim("a")]),
+            pod("n2", &[claim("other"), json!({"csi": {"driver": "y"}}), json!({"fc": {"wwids": ["w"]}})]),
+            pod("n2", &[json!({"awsElasticBlockStore": {"volumeID": "vol-1"}})]),
+            pod("", &[claim("a")]),
+        ];
         let plugin_of = |key: &ObjectKey| (&*key.name != "other").then(|| "kubernetes.io/csi:x".to_owned());
-        let expected = Counts::from([(vec!["n1".to_owned(), "kubernetes.io/csi:x".to_owned()], 3)]);
-        assert_eq!(uses(pods.iter(), plugin_of), expected);
+        let expected = [
+            ("n1", "kubernetes.io/csi:x", 4),
+            ("n2", "kubernetes.io/csi:ebs.csi.aws.com", 1),
+            ("n2", "kubernetes.io/csi:y", 1),
+            ("n2", "kubernetes.io/fc", 1),
+        ];
+        let expected = expected.map(|(node, plugin, n)| (vec![node.to_owned(), plugin.to_owned()], n));
+        assert_eq!(uses(pods.iter(), plugin_of), Counts::from(expected));
     }
 }

@@ -14,6 +14,7 @@ use k8s_openapi::api::{
 };
 
 use super::names;
+use crate::controllers::attachable::Attachable;
 
 /// How long a node may keep a volume mounted that nobody wants there any more, before it counts as lost with the node.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(6 * 60);
@@ -23,16 +24,34 @@ const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// What is known around one volume.
 #[derive(Debug)]
 pub(super) struct View<'a> {
-    /// The volume, unless it is gone.
-    pub(super) volume: Option<&'a PersistentVolume>,
-    /// Its attachments, whoever made them.
-    pub(super) attachments: &'a [Arc<VolumeAttachment>],
+    /// Its unique name; of one that is gone the name its object had.
+    pub(super) volume: &'a str,
+    /// Where it is attached, whoever attached it.
+    pub(super) attached: &'a [Attached],
     /// The nodes concerned, those there are.
     pub(super) nodes: BTreeMap<&'a str, Arc<Node>>,
-    /// Where it must be attached, with the pods that use it there.
-    pub(super) wanted: &'a BTreeMap<String, Vec<Arc<Pod>>>,
+    /// Where it must be attached.
+    pub(super) wanted: &'a BTreeMap<String, Wanted>,
     /// Whether a volume is taken from a sick node that does not let it go in time.
     pub(super) force: bool,
+}
+
+/// A node a volume is attached to.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Attached {
+    /// The node.
+    pub(super) node: String,
+    /// What says so to the driver; without a driver the node's status alone does.
+    pub(super) by: Option<Arc<VolumeAttachment>>,
+}
+
+/// A volume as it is wanted on a node.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Wanted {
+    /// The volume as it is described there.
+    pub(super) volume: Attachable,
+    /// The pods that use it.
+    pub(super) pods: Vec<Arc<Pod>>,
 }
 
 /// What must be remembered about one volume between two looks.
@@ -52,7 +71,7 @@ pub(super) enum Step {
     /// Tell a pod why not.
     Refuse(Arc<Pod>, String),
     /// Detach; by force for a reason, without asking the node.
-    Detach { attachment: Arc<VolumeAttachment>, force: Option<&'static str> },
+    Detach { from: Attached, force: Option<&'static str> },
 }
 
 impl Waiting {
@@ -64,33 +83,35 @@ impl Waiting {
 /// The steps for a volume, and when to look again whatever happens.
 pub(super) fn plan(view: &View<'_>, waiting: &mut Waiting, now: Timestamp) -> (Vec<Step>, Option<Duration>) {
     let (mut steps, mut again) = (Vec::new(), None::<Duration>);
-    waiting.since.retain(|node, _| view.attachments.iter().any(|a| a.spec.node_name == *node));
-    for attachment in view.attachments.iter().filter(|a| names::is_ours(view.volume, a)) {
-        let node = &attachment.spec.node_name;
-        if view.wanted.contains_key(node) {
-            waiting.since.remove(node);
+    waiting.since.retain(|node, _| view.attached.iter().any(|a| a.node == *node));
+    let is_ours = |a: &&Attached| a.by.as_ref().is_none_or(|by| names::is_ours(view.volume, by));
+    for attached in view.attached.iter().filter(is_ours) {
+        if view.wanted.contains_key(&attached.node) {
+            waiting.since.remove(&attached.node);
             continue;
         }
-        let since = *waiting.since.entry(node.clone()).or_insert(now);
-        match detach(view, attachment, since, now) {
-            Ok(force) => steps.push(Step::Detach { attachment: attachment.clone(), force }),
+        let since = *waiting.since.entry(attached.node.clone()).or_insert(now);
+        match detach(view, attached, since, now) {
+            Ok(force) => steps.push(Step::Detach { from: attached.clone(), force }),
             Err(later) => again = [again, later].into_iter().flatten().min(),
         }
     }
     let mut refused = BTreeSet::new();
     let mut taken: Option<String> = None;
-    for (node, pods) in view.wanted {
+    for (node, wanted) in view.wanted {
         let managed = view.nodes.get(node.as_str()).is_some_and(|node| is_managed(node));
-        if !managed || view.attachments.iter().any(|a| a.spec.node_name == *node) {
+        if !managed || view.attached.iter().any(|a| a.node == *node) {
             continue;
         }
-        let exclusive = view.volume.is_some_and(is_exclusive);
-        let attached = view.attachments.iter().map(|a| a.spec.node_name.as_str());
+        let attached = view.attached.iter().map(|a| a.node.as_str());
         let others: BTreeSet<&str> = attached.filter(|n| n != node).chain(taken.as_deref()).collect();
-        if exclusive && !others.is_empty() {
+        if is_exclusive(&wanted.volume) && !others.is_empty() {
             refused.insert(node.clone());
             if !waiting.told.contains(node) {
-                steps.extend(pods.iter().map(|pod| Step::Refuse(pod.clone(), refusal(view, pod, &others))));
+                let told = |pod: &Arc<Pod>| {
+                    Step::Refuse(pod.clone(), refusal(view, &wanted.volume.name, pod, &others))
+                };
+                steps.extend(wanted.pods.iter().map(told));
             }
             continue;
         }
@@ -104,13 +125,13 @@ pub(super) fn plan(view: &View<'_>, waiting: &mut Waiting, now: Timestamp) -> (V
 /// Whether an attachment that nobody wants may go, by force where there is a reason for it; else how long to wait.
 fn detach(
     view: &View<'_>,
-    attachment: &VolumeAttachment,
+    attached: &Attached,
     since: Timestamp,
     now: Timestamp,
 ) -> Result<Option<&'static str>, Option<Duration>> {
-    let node = view.nodes.get(attachment.spec.node_name.as_str());
+    let node = view.nodes.get(attached.node.as_str());
     // A node that is gone may still run what it ran.
-    let mounted = node.is_none_or(|node| is_mounted(node, view.volume, attachment));
+    let mounted = node.is_none_or(|node| is_mounted(node, view.volume, attached));
     let healthy = node.is_some_and(|node| is_ready(node));
     if node.is_some_and(|node| is_out_of_service(node)) {
         return Ok(Some("out-of-service"));
@@ -127,8 +148,8 @@ fn detach(
 }
 
 /// Why a pod cannot have a volume that another node has for itself. Names of pods are for their namespace alone.
-fn refusal(view: &View<'_>, pod: &Pod, others: &BTreeSet<&str>) -> String {
-    let users = others.iter().filter_map(|node| view.wanted.get(*node)).flatten();
+fn refusal(view: &View<'_>, volume: &str, pod: &Pod, others: &BTreeSet<&str>) -> String {
+    let users = others.iter().filter_map(|node| view.wanted.get(*node)).flat_map(|wanted| &wanted.pods);
     let (near, far): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) =
         users.partition(|user| user.metadata.namespace == pod.metadata.namespace);
     let names: Vec<&str> = near.iter().filter_map(|pod| pod.metadata.name.as_deref()).collect();
@@ -143,33 +164,33 @@ fn refusal(view: &View<'_>, pod: &Pod, others: &BTreeSet<&str>) -> String {
             format!("Volume is already used by pod(s) {names} and {n} pod(s) in different namespaces")
         }
     };
-    view.volume.map(|volume| message("Multi-Attach error", volume, &why)).unwrap_or_default()
+    message("Multi-Attach error", volume, &why)
 }
 
-/// A message about a volume, in the form clients know.
-pub(super) fn message(what: &str, volume: &PersistentVolume, more: &str) -> String {
-    text(what, volume.metadata.name.as_deref().unwrap_or_default(), more)
-}
-
-fn text(what: &str, volume: &str, more: &str) -> String {
+/// A message about a volume by the name it has in messages, in the form clients know.
+pub(super) fn message(what: &str, volume: &str, more: &str) -> String {
     format!("{what} for volume {volume:?} {more}")
 }
 
-/// What the driver has made of an attachment, if that is news to the pods that wait for it.
+/// What pods hear of a volume that is attached.
+pub(super) fn success(volume: &str) -> (EventType, &'static str, String) {
+    (EventType::Normal, "SuccessfulAttachVolume", message("AttachVolume.Attach succeeded", volume, ""))
+}
+
+/// What the driver has made of an attachment, if that is news to the pods that wait for the volume.
 pub(super) fn outcome(
     old: &VolumeAttachment,
     new: &VolumeAttachment,
+    volume: &str,
 ) -> Option<(EventType, &'static str, String)> {
-    let volume = names::volume_of(new)?;
     if is_attached(new) && !is_attached(old) {
-        let note = text("AttachVolume.Attach succeeded", volume, "");
-        return Some((EventType::Normal, "SuccessfulAttachVolume", note));
+        return Some(success(volume));
     }
     let error = |a: &VolumeAttachment| a.status.as_ref().and_then(|s| s.attach_error.clone());
     let failed =
         error(new).filter(|_| error(new) != error(old) && new.metadata.deletion_timestamp.is_none())?;
     let why = format!(": {}", failed.message.unwrap_or_default());
-    Some((EventType::Warning, "FailedAttachVolume", text("AttachVolume.Attach failed", volume, &why)))
+    Some((EventType::Warning, "FailedAttachVolume", message("AttachVolume.Attach failed", volume, &why)))
 }
 
 /// Whether the driver says that it is attached, and nobody takes it back.
@@ -187,19 +208,9 @@ pub(super) fn is_bound(claim: &PersistentVolumeClaim, volume: &PersistentVolume)
 }
 
 /// Whether only one node may have it.
-fn is_exclusive(volume: &PersistentVolume) -> bool {
-    let modes = volume.spec.as_ref().and_then(|s| s.access_modes.as_deref()).unwrap_or_default();
-    !modes.is_empty() && !modes.iter().any(|mode| mode == "ReadWriteMany" || mode == "ReadOnlyMany")
-}
-
-/// Whether a pod no longer needs its volumes: finished, or going with nothing of it running.
-pub(super) fn is_over(pod: &Pod) -> bool {
-    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-    let runs = |s: &k8s_openapi::api::core::v1::ContainerStatus| {
-        s.state.as_ref().is_none_or(|s| s.terminated.is_none() && s.waiting.is_none())
-    };
-    super::super::pod_disruption::is_finished(pod)
-        || (pod.metadata.deletion_timestamp.is_some() && !statuses.into_iter().any(runs))
+fn is_exclusive(volume: &Attachable) -> bool {
+    let is_shared = |mode: &String| mode == "ReadWriteMany" || mode == "ReadOnlyMany";
+    !volume.modes.is_empty() && !volume.modes.iter().any(is_shared)
 }
 
 /// Whether the node leaves attaching to this controller.
@@ -208,10 +219,10 @@ pub(super) fn is_managed(node: &Node) -> bool {
 }
 
 /// Whether the node says that it uses the volume.
-pub(super) fn is_mounted(node: &Node, volume: Option<&PersistentVolume>, of: &VolumeAttachment) -> bool {
-    let name = names::reported(volume, of, node);
-    let in_use = node.status.iter().flat_map(|s| s.volumes_in_use.iter().flatten());
-    name.is_some_and(|name| in_use.into_iter().any(|used| *used == name))
+pub(super) fn is_mounted(node: &Node, volume: &str, of: &Attached) -> bool {
+    let gone = || of.by.as_ref().and_then(|by| names::reported(by, node));
+    let name = if volume.contains('/') { Some(volume) } else { gone() };
+    name.is_some_and(|name| names::used(node).any(|used| used == name))
 }
 
 fn is_ready(node: &Node) -> bool {
@@ -225,12 +236,11 @@ fn is_out_of_service(node: &Node) -> bool {
 
 /// What of a node has a say here: whether it is managed, ready and in service, and what it uses and reports.
 pub(super) fn what_matters(node: &Node) -> (bool, bool, bool, Vec<&str>, Vec<&str>) {
-    let in_use = node.status.iter().flat_map(|s| s.volumes_in_use.iter().flatten());
     (
         is_managed(node),
         is_ready(node),
         is_out_of_service(node),
-        in_use.map(String::as_str).collect(),
+        names::used(node).collect(),
         names::reports(node).collect(),
     )
 }

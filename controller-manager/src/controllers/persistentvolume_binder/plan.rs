@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use component_base::{
-    meta::{ObjectKey, annotate, annotation},
+    meta::{ObjectKey, annotate, annotation, has_finalizer, is_deleting},
+    migration::successor,
     volumes::{
         BIND_COMPLETED, BOUND_BY_CONTROLLER, SELECTED_NODE, class_of_claim, is_reserved_for, reserved,
     },
@@ -18,10 +19,9 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 
-use super::matching;
-use crate::controllers::persistentvolume_expander::successor;
+use super::{host_path, matching};
 
-const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+pub(super) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 const OLD_PROVISIONER: &str = "volume.beta.kubernetes.io/storage-provisioner";
 /// The driver that does the work of the plugin that is named elsewhere.
@@ -29,7 +29,7 @@ const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
 /// What a volume had before its file system was to be enlarged.
 const BEFORE_RESIZE: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
 /// Finalizer of volumes that plugins of old delete.
-const BY_PLUGIN: &str = "kubernetes.io/pv-controller";
+pub(super) const BY_PLUGIN: &str = "kubernetes.io/pv-controller";
 /// Finalizer of volumes that drivers delete.
 const BY_DRIVER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
@@ -58,6 +58,8 @@ pub(super) enum ClaimStep {
     Write(Box<PersistentVolumeClaim>),
     /// The claim's status.
     Status(Box<PersistentVolumeClaim>),
+    /// A volume on this machine, for the claim alone.
+    Make(Box<PersistentVolume>),
 }
 
 /// What to write next for a volume.
@@ -71,6 +73,10 @@ pub(super) enum VolumeStep {
     Write(Box<PersistentVolume>),
     /// Nothing here, but its claim is to be looked at.
     Claim(ObjectKey),
+    /// It is emptied for others.
+    Recycle,
+    /// It goes, and what is at this path with it.
+    Delete(String),
 }
 
 type Told<T> = (T, Option<Tell>);
@@ -110,6 +116,8 @@ pub(super) struct Classes<'c> {
     pub(super) all: &'c [Arc<StorageClass>],
     /// Whether their provisioners are called.
     pub(super) provision: bool,
+    /// Whether this process makes host paths.
+    pub(super) host_paths: bool,
 }
 
 /// The next step for a claim.
@@ -173,8 +181,9 @@ fn bound(
 fn unbound(
     claim: &PersistentVolumeClaim,
     volumes: &[Arc<PersistentVolume>],
-    Classes { all: classes, provision: provisions }: Classes<'_>,
+    known: Classes<'_>,
 ) -> Told<ClaimStep> {
+    let Classes { all: classes, provision: provisions, .. } = known;
     let asked = class_of_claim(claim);
     let class = asked.and_then(|name| classes.iter().find(|c| c.metadata.name.as_deref() == Some(name)));
     let waits = class.is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
@@ -201,7 +210,7 @@ fn unbound(
                 "no persistent volumes available for this claim and no storage class is set",
             ),
         ),
-        name if provisions => provision(claim, name, class),
+        name if provisions => provision(claim, name, class, volumes, known.host_paths),
         // Whoever made it is to make a volume for it as well.
         _ => (ClaimStep::Settled, None),
     }
@@ -212,6 +221,8 @@ fn provision(
     claim: &PersistentVolumeClaim,
     name: &str,
     class: Option<&Arc<StorageClass>>,
+    volumes: &[Arc<PersistentVolume>],
+    host_paths: bool,
 ) -> Told<ClaimStep> {
     let Some(class) = class else {
         let note = format!("storageclass.storage.k8s.io {name:?} not found");
@@ -219,7 +230,11 @@ fn provision(
     };
     // A plugin of old is done by its driver.
     let provisioner = successor(&class.provisioner).unwrap_or(&class.provisioner);
-    if provisioner.starts_with("kubernetes.io/") {
+    let is_here = provisioner == host_path::PLUGIN;
+    if is_here && let Some(why) = other_data(claim) {
+        return (pending(claim), warn("ProvisioningFailed", why));
+    }
+    if !is_here && provisioner.starts_with("kubernetes.io/") {
         return (
             pending(claim),
             warn("ProvisioningFailed", format!("no volume plugin matched name: {provisioner}")),
@@ -231,12 +246,60 @@ fn provision(
         annotate(&mut next.metadata, OLD_PROVISIONER, provisioner);
         return (ClaimStep::Write(Box::new(next)), None);
     }
+    if is_here {
+        return make(claim, class, volumes, host_paths);
+    }
     let note = format!(
         "Waiting for a volume to be created either by the external provisioner '{provisioner}' or manually by the \
          system administrator. If volume creation is delayed, please verify that the provisioner is running and \
          correctly registered."
     );
     (pending(claim), inform("ExternalProvisioning", note))
+}
+
+/// Why a claim cannot have data of elsewhere where a plugin makes the volume.
+fn other_data(claim: &PersistentVolumeClaim) -> Option<String> {
+    let wants = claim.spec.as_ref().is_some_and(|s| s.data_source.is_some());
+    let note = |plugin| {
+        format!(
+            "plugin {plugin:?} is not a CSI plugin. Only CSI plugin can provision a claim with a datasource"
+        )
+    };
+    wants.then(|| note(host_path::PLUGIN))
+}
+
+/// A path on this machine, where that is allowed and can be what the claim asks for.
+fn make(
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+    volumes: &[Arc<PersistentVolume>],
+    host_paths: bool,
+) -> Told<ClaimStep> {
+    let name = host_path::name(claim);
+    if volumes.iter().any(|volume| volume.metadata.name.as_ref() == Some(&name)) {
+        return (pending(claim), None);
+    }
+    let of_class = class.metadata.name.as_deref().unwrap_or_default();
+    let options = class.mount_options.as_deref().unwrap_or_default();
+    let block = claim.spec.as_ref().and_then(|s| s.volume_mode.as_deref()) == Some("Block");
+    let plugin = host_path::PLUGIN;
+    let why = match () {
+        () if !options.is_empty() => format!(
+            "Mount options are not supported by the provisioner but StorageClass {of_class:?} has mount options [{}]",
+            options.join(" ")
+        ),
+        () if !host_paths => {
+            format!("Failed to create provisioner: Provisioning in volume plugin {plugin:?} is disabled")
+        }
+        () if block => not_made(of_class, &format!("{plugin} does not support block volume provisioning")),
+        () => return (ClaimStep::Make(Box::new(host_path::volume(claim, class))), None),
+    };
+    (pending(claim), warn("ProvisioningFailed", why))
+}
+
+/// Why there is no volume for a claim.
+pub(super) fn not_made(class: &str, why: &str) -> String {
+    format!("Failed to provision volume with StorageClass {class:?}: {why}")
 }
 
 /// A claim that waits for its first consumer waits for its pods that have no node yet, if there are some.
@@ -352,7 +415,9 @@ fn held(volume: &PersistentVolume) -> Option<Vec<String>> {
         next.retain(|f| f != BY_PLUGIN);
     } else if plugin.starts_with("kubernetes.io/") {
         match policy(volume) {
-            "Delete" if !next.iter().any(|f| f == BY_PLUGIN) => next.push(BY_PLUGIN.to_owned()),
+            "Delete" if !next.iter().any(|f| f == BY_PLUGIN) && !is_deleting(&volume.metadata) => {
+                next.push(BY_PLUGIN.to_owned());
+            }
             "Retain" | "Recycle" => next.retain(|f| f != BY_PLUGIN),
             _ => {}
         }
@@ -407,7 +472,7 @@ pub(super) fn volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeC
     if dynamic && policy(volume) == "Delete" {
         return released(volume);
     }
-    (unbind(volume), None)
+    (VolumeStep::Write(Box::new(unbound_again(volume))), None)
 }
 
 /// A volume whose claim is gone.
@@ -415,44 +480,68 @@ fn released(volume: &PersistentVolume) -> Told<VolumeStep> {
     if !was_released(volume) {
         return (VolumeStep::Phase("Released", None), None);
     }
-    let failed = |reason, note: String| match volume_phase(volume) {
-        "Failed" => (VolumeStep::Settled, None),
-        _ => (VolumeStep::Phase("Failed", Some(note.clone())), warn(reason, note)),
-    };
+    if annotation(&volume.metadata, MIGRATED_TO).is_some_and(|driver| !driver.is_empty()) {
+        return (VolumeStep::Settled, None);
+    }
     match policy(volume) {
         "Retain" => (VolumeStep::Settled, None),
-        "Recycle" => failed("VolumeFailedRecycle", "No recycler plugin found for the volume!".into()),
-        "Delete" => match undeletable(volume) {
-            None => (VolumeStep::Settled, None),
-            Some(why) => failed("VolumeFailedDelete", why),
+        "Recycle" => (VolumeStep::Recycle, None),
+        "Delete" => match deleter(volume) {
+            // What is left of it is for others to let go.
+            Ok(Some(_)) if is_deleting(&volume.metadata) && !has_finalizer(&volume.metadata, BY_PLUGIN) => {
+                (VolumeStep::Settled, None)
+            }
+            Ok(Some(path)) => (VolumeStep::Delete(path), None),
+            Ok(None) => (VolumeStep::Settled, None),
+            Err(why) => failed(volume, "VolumeFailedDelete", why),
         },
         _ => failed(
+            volume,
             "VolumeUnknownReclaimPolicy",
             "Volume has unrecognized PersistentVolumeReclaimPolicy".into(),
         ),
     }
 }
 
-/// Why nobody deletes what a volume stands for; `None` where its driver does.
-fn undeletable(volume: &PersistentVolume) -> Option<String> {
-    if annotation(&volume.metadata, MIGRATED_TO).is_some_and(|driver| !driver.is_empty()) {
-        return None;
+/// A volume that was given up and could not be dealt with, which is told once.
+pub(super) fn failed(volume: &PersistentVolume, reason: &'static str, note: String) -> Told<VolumeStep> {
+    match volume_phase(volume) {
+        "Failed" => (VolumeStep::Settled, None),
+        _ => (VolumeStep::Phase("Failed", Some(note.clone())), warn(reason, note)),
     }
+}
+
+/// The path on this machine that goes with a volume; none where a driver deletes what it stands for.
+fn deleter(volume: &PersistentVolume) -> Result<Option<String>, String> {
+    let spec = volume.spec.as_ref();
+    let path = spec.and_then(|s| s.host_path.as_ref()).map(|source| source.path.clone());
+    let of_path = |path: String| match host_path::refusal(&path) {
+        Some(why) => Err(why),
+        None => Ok(Some(path)),
+    };
     if let Some(plugin) = annotation(&volume.metadata, PROVISIONED_BY).filter(|plugin| !plugin.is_empty()) {
-        return plugin
-            .starts_with("kubernetes.io/")
-            .then(|| format!("no volume plugin matched name: {plugin}"));
+        return match (plugin, path) {
+            (host_path::PLUGIN, Some(path)) => of_path(path),
+            _ if plugin.starts_with("kubernetes.io/") => {
+                Err(format!("no volume plugin matched name: {plugin}"))
+            }
+            _ => Ok(None),
+        };
     }
-    if volume.spec.as_ref().is_some_and(|s| s.csi.is_some()) {
-        return None;
+    if spec.is_some_and(|s| s.csi.is_some()) {
+        return Ok(None);
     }
-    let (name, why) =
-        (volume.metadata.name.as_deref().unwrap_or_default(), "no deletable volume plugin matched");
-    Some(format!("error getting deleter volume plugin for volume {name:?}: {why}"))
+    if let Some(path) = path {
+        return of_path(path);
+    }
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    let what =
+        if spec.is_some_and(|s| s.nfs.is_some()) { "deletable volume plugin" } else { "volume plugin" };
+    Err(format!("error getting deleter volume plugin for volume {name:?}: no {what} matched"))
 }
 
 /// Takes back what we have written; what a user has reserved stays reserved.
-fn unbind(volume: &PersistentVolume) -> VolumeStep {
+pub(super) fn unbound_again(volume: &PersistentVolume) -> PersistentVolume {
     let mut next = volume.clone();
     let ours = next.metadata.annotations.as_mut().is_some_and(|a| a.remove(BOUND_BY_CONTROLLER).is_some());
     let spec = next.spec.get_or_insert_default();
@@ -461,7 +550,7 @@ fn unbind(volume: &PersistentVolume) -> VolumeStep {
     } else if let Some(reference) = &mut spec.claim_ref {
         reference.uid = None;
     }
-    VolumeStep::Write(Box::new(next))
+    next
 }
 
 fn phase(volume: &PersistentVolume, phase: &'static str, message: Option<String>) -> VolumeStep {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::conflicts::{Policy, Use};
-use crate::controllers::persistentvolume_expander::successor_of;
+use crate::controllers::attachable::Attachable;
 
 /// Where a volume comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,17 +80,6 @@ fn label(options: &SELinuxOptions) -> String {
     if parts.iter().all(|part| part.is_empty()) { String::new() } else { parts.join(":") }
 }
 
-/// The claim behind a volume of a pod.
-pub(super) fn claim_name(pod: &Pod, volume: &Volume) -> Option<String> {
-    match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(source), _) => Some(source.claim_name.clone()),
-        (None, Some(_)) => {
-            Some(format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name))
-        }
-        (None, None) => None,
-    }
-}
-
 /// The claim a volume is bound to, with its uid.
 pub(super) fn claim_of(volume: &PersistentVolume) -> Option<(ObjectKey, String)> {
     let reference = volume.spec.as_ref()?.claim_ref.as_ref()?;
@@ -103,49 +92,12 @@ pub(super) fn is_bound(volume: &PersistentVolume, claim: &PersistentVolumeClaim)
     claim_of(volume).is_some() && is_reserved_for(volume, claim)
 }
 
-/// A volume that is described in the pod.
-pub(super) fn inline(volume: &Volume) -> Source {
-    if let Some(iscsi) = &volume.iscsi {
-        return Source::Labelled(iscsi_name(&iscsi.target_portal, &iscsi.iqn, iscsi.lun));
-    }
-    match &volume.fc {
-        Some(fc) => fc_name(fc.target_wwns.as_deref(), fc.lun, fc.wwids.as_deref()),
-        None => Source::Unlabelled,
-    }
-}
-
-/// A persistent volume; `mounts` says whether a driver takes a label when it mounts.
-pub(super) fn persistent(volume: &PersistentVolume, mounts: impl Fn(&str) -> bool) -> Source {
-    let Some(spec) = &volume.spec else { return Source::Unlabelled };
-    if let Some(iscsi) = &spec.iscsi {
-        return Source::Labelled(iscsi_name(&iscsi.target_portal, &iscsi.iqn, iscsi.lun));
-    }
-    if let Some(fc) = &spec.fc {
-        return fc_name(fc.target_wwns.as_deref(), fc.lun, fc.wwids.as_deref());
-    }
-    let name = volume.metadata.name.as_deref().unwrap_or_default();
-    let (driver, handle) = match (&spec.csi, successor_of(spec)) {
-        (Some(csi), _) => (csi.driver.as_str(), csi.volume_handle.as_str()),
-        // What the driver would call it is known to the driver; the object stands for it.
-        (None, Some((_, driver))) => (driver, name),
-        (None, None) => return Source::Unlabelled,
-    };
-    if mounts(driver) {
-        return Source::Labelled(format!("kubernetes.io/csi/{driver}^{handle}"));
-    }
-    Source::Unlabelled
-}
-
-fn iscsi_name(portal: &str, iqn: &str, lun: i32) -> String {
-    format!("kubernetes.io/iscsi/{portal}:{iqn}:{lun}")
-}
-
-fn fc_name(targets: Option<&[String]>, lun: Option<i32>, ids: Option<&[String]>) -> Source {
-    match (targets.unwrap_or_default(), lun, ids.unwrap_or_default()) {
-        (targets @ [_, ..], Some(lun), _) => {
-            Source::Labelled(format!("kubernetes.io/fc/{}:{lun}", targets.join(" ")))
+/// A volume as it is mounted; `mounts` says whether a driver takes a label when it mounts.
+pub(super) fn mounted(volume: Option<Attachable>, mounts: impl Fn(&str) -> bool) -> Source {
+    match volume {
+        Some(volume) if volume.driver.as_ref().is_none_or(|driver| mounts(&driver.name)) => {
+            Source::Labelled(volume.unique)
         }
-        (_, _, ids @ [_, ..]) => Source::Labelled(format!("kubernetes.io/fc/{}", ids.join(" "))),
         _ => Source::Unlabelled,
     }
 }
@@ -222,31 +174,17 @@ mod tests {
     }
 
     #[test]
-    fn volumes_have_one_name_wherever_they_are_described() {
-        let volume = |spec: Value| -> PersistentVolume {
-            serde_json::from_value(json!({"metadata": {"name": "pv"}, "spec": spec})).unwrap()
+    fn drivers_say_whether_they_take_labels() {
+        let mounted = |spec: Value| {
+            let volume = json!({"metadata": {"name": "pv"}, "spec": spec});
+            let volume = serde_json::from_value(volume).unwrap();
+            mounted(Attachable::of_volume(&volume), |driver| driver != "plain.io")
         };
-        let persistent = |spec: Value| persistent(&volume(spec), |driver| driver != "plain.io");
         let csi = |driver: &str| json!({"csi": {"driver": driver, "volumeHandle": "h"}});
-        assert_eq!(persistent(csi("d.io")), Source::Labelled("kubernetes.io/csi/d.io^h".into()));
-        assert_eq!(persistent(csi("plain.io")), Source::Unlabelled);
-        assert_eq!(persistent(json!({"hostPath": {"path": "/x"}})), Source::Unlabelled);
-        let migrated = persistent(json!({"awsElasticBlockStore": {"volumeID": "x"}}));
-        assert_eq!(migrated, Source::Labelled("kubernetes.io/csi/ebs.csi.aws.com^pv".into()));
-        let iscsi = json!({"iscsi": {"targetPortal": "10.0.0.1", "iqn": "i", "lun": 3}});
-        let fc = json!({"fc": {"targetWWNs": ["a", "b"], "lun": 1}});
-        let inlined = |source: &Value| {
-            let mut volume = source.clone();
-            volume["name"] = "v".into();
-            inline(&serde_json::from_value(volume).unwrap())
-        };
-        for (source, name) in [(iscsi, "kubernetes.io/iscsi/10.0.0.1:i:3"), (fc, "kubernetes.io/fc/a b:1")] {
-            assert_eq!(inlined(&source), Source::Labelled(name.into()));
-            assert_eq!(persistent(source), Source::Labelled(name.into()));
-        }
-        assert_eq!(inlined(&json!({"fc": {"wwids": ["w"]}})), Source::Labelled("kubernetes.io/fc/w".into()));
-        assert_eq!(inlined(&json!({"fc": {}})), Source::Unlabelled);
-        assert_eq!(inlined(&json!({"emptyDir": {}})), Source::Unlabelled);
+        assert_eq!(mounted(csi("d.io")), Source::Labelled("kubernetes.io/csi/d.io^h".into()));
+        assert_eq!(mounted(csi("plain.io")), Source::Unlabelled);
+        assert_eq!(mounted(json!({"hostPath": {"path": "/x"}})), Source::Unlabelled);
+        assert_eq!(mounted(json!({"fc": {"wwids": ["w"]}})), Source::Labelled("kubernetes.io/fc/[w]".into()));
     }
 
     #[test]
@@ -260,14 +198,5 @@ mod tests {
         assert!(is_bound(&volume(reference("1")), &claim));
         assert!(!is_bound(&volume(reference("2")), &claim) && !is_bound(&volume(reference("")), &claim));
         assert!(!is_bound(&volume(Value::Null), &claim));
-    }
-
-    #[test]
-    fn ephemeral_volumes_have_claims_of_their_own() {
-        let pod = pod(Value::Null, &[Value::Null]);
-        let name = |volume: Value| claim_name(&pod, &serde_json::from_value(volume).unwrap());
-        assert_eq!(name(json!({"name": "v", "ephemeral": {}})), Some("p-v".into()));
-        assert_eq!(name(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}})), Some("c".into()));
-        assert_eq!(name(json!({"name": "v", "emptyDir": {}})), None);
     }
 }

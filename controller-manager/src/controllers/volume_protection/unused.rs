@@ -1,14 +1,9 @@
 //! Since when no pod names a claim: its condition `Unused`.
 //!
 //! Contract: KEP-5541, the gate PersistentVolumeClaimUnusedSinceTime. A pod that waits for a node counts, one that has ended
-//! does not.
+//! or is going with nothing of it running does not.
 
-use component_base::{
-    client,
-    clock::SharedClock,
-    informer::Informer,
-    meta::{is_controlled_by, is_deleting},
-};
+use component_base::{client, clock::SharedClock, informer::Informer, meta::is_deleting};
 use k8s_openapi::{
     api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
@@ -18,7 +13,8 @@ use kube::{
     api::{ListParams, PostParams},
 };
 
-use crate::controllers::pod_disruption::is_finished;
+use super::is_behind;
+use crate::controllers::pod_disruption::is_over;
 
 const TYPE: &str = "Unused";
 
@@ -27,20 +23,10 @@ pub(super) fn condition(claim: &PersistentVolumeClaim) -> Option<&PersistentVolu
     claim.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == TYPE)
 }
 
-/// Whether a pod that has not ended names the claim, or has it made for itself.
+/// Whether a pod that still needs its volumes names the claim, or has it made for itself.
 fn names(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
-    let of_pod = pod.metadata.name.as_deref().unwrap_or_default();
-    let wanted = claim.metadata.name.as_deref();
     let mut volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    !is_finished(pod)
-        && volumes.any(|volume| {
-            let named = volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.as_str());
-            let own = format!("{of_pod}-{}", volume.name);
-            let is_own = volume.ephemeral.is_some()
-                && wanted == Some(own.as_str())
-                && is_controlled_by(&claim.metadata, &pod.metadata);
-            named.is_some() && named == wanted || is_own
-        })
+    !is_over(pod) && volumes.any(|volume| is_behind(claim, pod, volume))
 }
 
 /// The condition that a claim should have; nothing where it has it.
@@ -119,6 +105,9 @@ mod tests {
         );
         let claim = claim(json!([]));
         assert!(names(&pod("q", "Pending", named.clone()), &claim), "no node is needed");
+        let mut going = pod("q", "Running", named.clone());
+        going.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
+        assert!(!names(&going, &claim), "nothing of it runs");
         assert!(!names(&pod("q", "Succeeded", named), &claim));
         assert!(names(&pod("p", "Running", own.clone()), &claim));
         assert!(!names(&pod("another", "Running", own), &claim), "the claim is of a pod before it");

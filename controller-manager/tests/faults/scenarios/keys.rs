@@ -13,7 +13,17 @@ struct Files {
     directory: tempfile::TempDir,
 }
 
-/// A directory with the certificate and the key of an authority, `ca.crt` and `ca.key`.
+/// A pod that empties volumes, and is done at once.
+const RECYCLER: &str = "
+kind: Pod
+metadata: {namespace: d, labels: {ends: well}}
+spec:
+  containers: [{name: c, image: 'i:1'}]
+  volumes: [{name: v}]
+";
+
+/// A directory with the certificate and the key of an authority, `ca.crt` and `ca.key`, and the pod that empties
+/// volumes, `recycler.yaml`.
 pub(crate) fn files() -> PathBuf {
     static FILES: LazyLock<Files> = LazyLock::new(|| {
         let directory = tempfile::tempdir().unwrap();
@@ -24,6 +34,7 @@ pub(crate) fn files() -> PathBuf {
         let certificate = params.self_signed(&key).unwrap();
         std::fs::write(directory.path().join("ca.crt"), certificate.pem()).unwrap();
         std::fs::write(directory.path().join("ca.key"), key.serialize_pem()).unwrap();
+        std::fs::write(directory.path().join("recycler.yaml"), RECYCLER).unwrap();
         Files { directory }
     });
     FILES.directory.path().to_owned()

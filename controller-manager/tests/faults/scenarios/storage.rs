@@ -34,6 +34,28 @@ pub(super) fn used_volume() -> Vec<Value> {
     out
 }
 
+/// A pod on a node, with a disk whose plugin a driver has taken over and one that needs no driver.
+pub(super) fn used_disks() -> Vec<Value> {
+    let mut node = node("n1");
+    node["metadata"]["annotations"] =
+        json!({"volumes.kubernetes.io/controller-managed-attach-detach": "true"});
+    let mut pod = backend("user", 22);
+    pod["spec"]["volumes"] = json!([
+        {"name": "disk", "awsElasticBlockStore": {"volumeID": "aws://z/vol-1", "fsType": "ext4"}},
+        {"name": "target", "iscsi": {"targetPortal": "10.0.0.1:3260", "iqn": "i", "lun": 1}},
+    ]);
+    vec![node, pod]
+}
+
+/// A class of paths on the machine of the controllers, and a claim of that class.
+pub(super) fn asked_path() -> Vec<Value> {
+    let mut claim = claim("c");
+    claim["spec"]["storageClassName"] = "paths".into();
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "paths"},
+        "provisioner": "kubernetes.io/host-path", "reclaimPolicy": "Delete"});
+    vec![class, claim]
+}
+
 /// A pod without a node that names a claim.
 pub(super) fn waiting(name: &str, claim: &str) -> Value {
     json!({"kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i:1"}],

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::controllers::attachable::Driver;
 
 const NOW: &str = "2026-01-01T00:00:00Z";
 
@@ -8,15 +9,14 @@ fn now() -> Timestamp {
     NOW.parse().unwrap()
 }
 
-fn volume(modes: &[&str]) -> PersistentVolume {
-    serde_json::from_value(json!({
-        "metadata": {"name": "v"},
-        "spec": {
-            "accessModes": modes, "csi": {"driver": "d.io", "volumeHandle": "h"},
-            "claimRef": {"namespace": "ns", "name": "c", "uid": "u"},
-        },
-    }))
-    .unwrap()
+const UNIQUE: &str = "kubernetes.io/csi/d.io^h";
+/// One that nodes reach without a driver.
+const PLAIN: &str = "kubernetes.io/iscsi/10.0.0.1:i:0";
+
+fn volume(unique: &str, modes: &[&str]) -> Attachable {
+    let driver = (unique == UNIQUE).then(|| Driver { name: "d.io".into(), handle: "h".into() });
+    let modes = modes.iter().map(|mode| (*mode).to_owned()).collect();
+    Attachable { name: "v".into(), unique: unique.into(), driver, modes, inline: None }
 }
 
 fn node(name: &str, change: impl Fn(&mut Value)) -> (String, Arc<Node>) {
@@ -29,23 +29,20 @@ fn node(name: &str, change: impl Fn(&mut Value)) -> (String, Arc<Node>) {
 }
 
 fn uses(node: &mut Value) {
-    node["status"]["volumesInUse"] = json!(["kubernetes.io/csi/d.io^h"]);
+    node["status"]["volumesInUse"] = json!([UNIQUE, PLAIN]);
 }
 
 fn is_sick(node: &mut Value) {
     node["status"]["conditions"][0]["status"] = json!("Unknown");
 }
 
-fn attachment(volume: &PersistentVolume, node: &str) -> Arc<VolumeAttachment> {
-    let name = names::attachment(volume, node).unwrap();
-    Arc::new(
-        serde_json::from_value(json!({
-            "metadata": {"name": name},
-            "spec": {"attacher": "d.io", "nodeName": node, "source": {"persistentVolumeName": "v"}},
-            "status": {"attached": true},
-        }))
-        .unwrap(),
-    )
+fn attachment(node: &str) -> VolumeAttachment {
+    serde_json::from_value(json!({
+        "metadata": {"name": names::attachment(UNIQUE, node)},
+        "spec": {"attacher": "d.io", "nodeName": node, "source": {"persistentVolumeName": "v"}},
+        "status": {"attached": true},
+    }))
+    .unwrap()
 }
 
 fn pod(namespace: &str, name: &str) -> Arc<Pod> {
@@ -53,19 +50,21 @@ fn pod(namespace: &str, name: &str) -> Arc<Pod> {
 }
 
 struct World {
-    volume: Option<PersistentVolume>,
-    attachments: Vec<Arc<VolumeAttachment>>,
+    volume: String,
+    modes: Vec<&'static str>,
+    attached: Vec<Attached>,
     nodes: BTreeMap<String, Arc<Node>>,
-    wanted: BTreeMap<String, Vec<Arc<Pod>>>,
+    wanted: BTreeMap<String, Wanted>,
     waiting: Waiting,
     force: bool,
 }
 
 impl World {
-    fn new(modes: &[&str]) -> World {
+    fn new(modes: &[&'static str]) -> World {
         World {
-            volume: Some(volume(modes)),
-            attachments: Vec::new(),
+            volume: UNIQUE.into(),
+            modes: modes.to_vec(),
+            attached: Vec::new(),
             nodes: [node("a", |_| {}), node("b", |_| {})].into(),
             wanted: BTreeMap::new(),
             waiting: Waiting::default(),
@@ -73,14 +72,28 @@ impl World {
         }
     }
 
+    fn plain(modes: &[&'static str]) -> World {
+        World { volume: PLAIN.into(), ..World::new(modes) }
+    }
+
     fn wanted_on(mut self, node: &str, pods: &[Arc<Pod>]) -> World {
-        self.wanted.insert(node.into(), pods.to_vec());
+        self.want(node, pods);
         self
     }
 
+    fn want(&mut self, node: &str, pods: &[Arc<Pod>]) {
+        let volume = volume(&self.volume, &self.modes);
+        self.wanted.insert(node.into(), Wanted { volume, pods: pods.to_vec() });
+    }
+
     fn attached_to(mut self, node: &str) -> World {
-        self.attachments.push(attachment(&volume(&[]), node));
+        self.attach(node);
         self
+    }
+
+    fn attach(&mut self, node: &str) {
+        let by = (self.volume != PLAIN).then(|| Arc::new(attachment(node)));
+        self.attached.push(Attached { node: node.into(), by });
     }
 
     fn with(mut self, name: &str, change: impl Fn(&mut Value)) -> World {
@@ -91,8 +104,8 @@ impl World {
 
     fn plan(&mut self, at: Timestamp) -> (Vec<Step>, Option<Duration>) {
         let view = View {
-            volume: self.volume.as_ref(),
-            attachments: &self.attachments,
+            volume: &self.volume,
+            attached: &self.attached,
             nodes: self.nodes.iter().map(|(name, node)| (name.as_str(), node.clone())).collect(),
             wanted: &self.wanted,
             force: self.force,
@@ -109,12 +122,8 @@ impl World {
             }
             for step in steps {
                 match step {
-                    Step::Attach(node) => {
-                        self.attachments.push(attachment(self.volume.as_ref().unwrap(), &node));
-                    }
-                    Step::Detach { attachment, .. } => {
-                        self.attachments.retain(|a| a.metadata.name != attachment.metadata.name);
-                    }
+                    Step::Attach(node) => self.attach(&node),
+                    Step::Detach { from, .. } => self.attached.retain(|a| a.node != from.node),
                     Step::Refuse(..) => {}
                 }
             }
@@ -123,7 +132,7 @@ impl World {
     }
 
     fn attached(&self) -> Vec<&str> {
-        let mut out: Vec<&str> = self.attachments.iter().map(|a| a.spec.node_name.as_str()).collect();
+        let mut out: Vec<&str> = self.attached.iter().map(|a| a.node.as_str()).collect();
         out.sort_unstable();
         out
     }
@@ -254,7 +263,7 @@ fn the_wait_begins_anew_when_the_volume_was_wanted_again() {
     };
     let mut world = World::new(&[]).attached_to("a").with("a", sick);
     world.plan(now());
-    world.wanted.insert("a".into(), vec![pod("ns", "p")]);
+    world.want("a", &[pod("ns", "p")]);
     world.plan(later);
     world.wanted.clear();
     assert!(world.plan(later).0.is_empty());
@@ -263,29 +272,45 @@ fn the_wait_begins_anew_when_the_volume_was_wanted_again() {
 
 #[test]
 fn attachments_of_others_are_left_alone() {
-    let mut foreign = (*attachment(&volume(&[]), "a")).clone();
+    let mut foreign = attachment("a");
     foreign.metadata.name = Some("somebody-elses".into());
     let mut world = World::new(&[]);
-    world.attachments.push(Arc::new(foreign));
+    world.attached.push(Attached { node: "a".into(), by: Some(Arc::new(foreign)) });
     assert!(world.plan(now()).0.is_empty());
-    world.volume = None;
+    world.volume = "v".into();
     assert!(world.plan(now()).0.is_empty());
 
     let mut ours = World::new(&[]).attached_to("a");
-    ours.volume = None;
-    assert_eq!(forced(&ours.plan(now()).0), [None], "its volume is gone");
+    ours.volume = "v".into();
+    assert_eq!(forced(&ours.plan(now()).0), [None], "its object is gone");
     let mut used = World::new(&[]).attached_to("a").with("a", uses);
-    used.volume = None;
-    assert!(used.plan(now()).0.is_empty(), "its volume is gone, but its node still uses it");
+    used.volume = "v".into();
+    assert!(used.plan(now()).0.is_empty(), "its object is gone, but its node still uses it");
+}
+
+#[test]
+fn what_needs_no_driver_goes_by_the_same_rules() {
+    let p = pod("ns", "p");
+    let mut world = World::plain(&["ReadWriteOnce"]).wanted_on("a", std::slice::from_ref(&p));
+    world.settle();
+    assert_eq!(world.attached(), ["a"]);
+    world.want("b", &[pod("ns", "q")]);
+    assert!(matches!(world.plan(now()).0.as_slice(), [Step::Refuse(..)]));
+    world.wanted.remove("a");
+    world = world.with("a", uses);
+    assert!(world.plan(now()).0.is_empty(), "its node still uses it");
+    world = world.with("a", |_| {});
+    world.settle();
+    assert_eq!(world.attached(), ["b"]);
 }
 
 #[test]
 fn from_any_state_it_comes_to_what_is_wanted() {
     let subsets = [vec![], vec!["a"], vec!["b"], vec!["a", "b"]];
     for modes in [&["ReadWriteOnce"][..], &["ReadWriteMany"]] {
-        for there in &subsets {
+        for (there, volume) in subsets.iter().flat_map(|there| [(there, UNIQUE), (there, PLAIN)]) {
             for wanted in &subsets {
-                let mut world = World::new(modes);
+                let mut world = World { volume: volume.into(), ..World::new(modes) };
                 for node in there {
                     world = world.attached_to(node);
                 }
@@ -316,31 +341,11 @@ fn pods_hear_what_came_of_it() {
     };
     let (waits, done) = (with(json!({"attached": false})), with(json!({"attached": true})));
     let failed = with(json!({"attached": false, "attachError": {"message": "no such disk"}}));
-    let note = |old, new| outcome(old, new).map(|(_, reason, note)| format!("{reason}: {note}"));
+    let note = |old, new| outcome(old, new, "v").map(|(_, reason, note)| format!("{reason}: {note}"));
     let success = "SuccessfulAttachVolume: AttachVolume.Attach succeeded for volume \"v\" ";
     assert_eq!(note(&waits, &done).as_deref(), Some(success));
     assert_eq!(note(&done, &done), None);
     let failure = "FailedAttachVolume: AttachVolume.Attach failed for volume \"v\" : no such disk";
     assert_eq!(note(&waits, &failed).as_deref(), Some(failure));
     assert_eq!(note(&failed, &failed), None);
-}
-
-#[test]
-fn pods_need_their_volumes_until_nothing_of_them_runs() {
-    let pod = |phase: &str, deleted: bool, state: Value| -> Pod {
-        let at = if deleted { json!(NOW) } else { Value::Null };
-        serde_json::from_value(json!({
-            "metadata": {"name": "p", "deletionTimestamp": at},
-            "status": {"phase": phase, "containerStatuses": [{
-                "name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state,
-            }]},
-        }))
-        .unwrap()
-    };
-    let (running, ended) = (json!({"running": {}}), json!({"terminated": {"exitCode": 0}}));
-    assert!(!is_over(&pod("Running", false, running.clone())));
-    assert!(!is_over(&pod("Running", false, ended.clone())));
-    assert!(!is_over(&pod("Running", true, running)));
-    assert!(is_over(&pod("Running", true, ended.clone())));
-    assert!(is_over(&pod("Failed", false, ended)));
 }

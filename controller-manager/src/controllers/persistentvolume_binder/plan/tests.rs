@@ -47,7 +47,7 @@ fn next_for(
     volumes: &[Arc<PersistentVolume>],
     all: &[Arc<StorageClass>],
 ) -> Told<ClaimStep> {
-    claim(claim_, volumes, Classes { all, provision: true })
+    claim(claim_, volumes, Classes { all, provision: true, host_paths: false })
 }
 
 fn chosen(claim_: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume>]) -> Option<String> {
@@ -61,6 +61,7 @@ fn chosen(claim_: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume>]) -> 
 fn settle(claim_: &mut PersistentVolumeClaim, volume_: &mut Arc<PersistentVolume>) -> usize {
     for writes in 0..10 {
         match next_for(claim_, std::slice::from_ref(volume_), &[]).0 {
+            ClaimStep::Make(_) => panic!("nothing is made here"),
             ClaimStep::Settled => return writes,
             ClaimStep::Reserve(next) => *volume_ = Arc::new(*next),
             ClaimStep::VolumeBound(_) => {
@@ -240,7 +241,10 @@ fn volumes_follow_their_claims() {
         volume(&of(value), None)
     };
     assert_eq!(released("Retain", json!({})), (VolumeStep::Settled, None));
-    assert_eq!(released("Recycle", json!({})).1.unwrap().reason, "VolumeFailedRecycle");
+    assert_eq!(released("Recycle", json!({})), (VolumeStep::Recycle, None));
+    assert_eq!(released("Recycle", json!({"status": {"phase": "Failed"}})), (VolumeStep::Recycle, None));
+    let migrated = json!({"metadata": {"annotations": {MIGRATED_TO: "d.io"}}});
+    assert_eq!(released("Recycle", migrated), (VolumeStep::Settled, None), "it is the driver's");
     assert_eq!(released("Delete", json!({})).1.unwrap().reason, "VolumeFailedDelete");
     let dynamic = json!({"metadata": {"annotations": {PROVISIONED_BY: "example.com/p"}}});
     assert_eq!(released("Delete", dynamic), (VolumeStep::Settled, None));
@@ -343,8 +347,8 @@ fn what_a_claim_has_is_said_when_it_is_bound_and_by_others_afterwards() {
 fn nobody_is_called_where_provisioning_is_off() {
     let fast = pvc(json!({"spec": {"storageClassName": "fast"}}));
     let all = [class("fast", json!({}))];
-    let off =
-        |volumes: &[Arc<PersistentVolume>]| claim(&fast, volumes, Classes { all: &all, provision: false });
+    let known = Classes { all: &all, provision: false, host_paths: true };
+    let off = |volumes: &[Arc<PersistentVolume>]| claim(&fast, volumes, known);
     assert_eq!(off(&[]), (ClaimStep::Settled, None));
     let volume_ = pv("v", "3Gi", json!({"spec": {"storageClassName": "fast"}}));
     assert!(matches!(off(&[volume_]).0, ClaimStep::Reserve(_)));
@@ -369,4 +373,72 @@ fn drivers_delete_their_volumes_whoever_made_them() {
         told(json!({"spec": {"nfs": {"server": "s", "path": "/"}}})).as_deref(),
         Some("error getting deleter volume plugin for volume \"v\": no deletable volume plugin matched")
     );
+}
+
+#[test]
+fn host_paths_are_deleted_here_where_they_may_be_lost() {
+    let step = |path: &str, more: Value| {
+        let mut value = json!({"spec": {"persistentVolumeReclaimPolicy": "Delete", "hostPath": {"path": path},
+            "claimRef": {"namespace": "n", "name": "c", "uid": "u"}}, "status": {"phase": "Released"}});
+        merge(&mut value, more);
+        volume(&pv("v", "1Gi", value), None)
+    };
+    let gone = |path: &str| (VolumeStep::Delete(path.to_owned()), None);
+    assert_eq!(step("/tmp/a", json!({})), gone("/tmp/a"));
+    assert_eq!(step("/tmp/a", json!({"status": {"phase": "Failed"}})), gone("/tmp/a"), "it is tried again");
+    let told = step("/data", json!({})).1.map(|tell| format!("{} {}", tell.reason, tell.note));
+    let refusal = "VolumeFailedDelete host_path deleter only supports /tmp/.+ but received provided /data";
+    assert_eq!(told.as_deref(), Some(refusal));
+    let deleted = |finalizers: &[&str]| json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": finalizers}});
+    assert_eq!(step("/tmp/a", deleted(&["kubernetes.io/pv-protection"])), (VolumeStep::Settled, None));
+    let made = json!({"metadata": {"annotations": {PROVISIONED_BY: host_path::PLUGIN}}});
+    let mut going = made.clone();
+    merge(&mut going, deleted(&[BY_PLUGIN]));
+    assert_eq!(step("/tmp/a", going), gone("/tmp/a"));
+    let mut held = made;
+    merge(&mut held, json!({"metadata": {"finalizers": [BY_PLUGIN]}}));
+    assert_eq!(step("/tmp/a", held), gone("/tmp/a"));
+    let local = json!({"spec": {"hostPath": null, "local": {"path": "/x"}}});
+    assert_eq!(
+        step("", local).1.unwrap().note,
+        "error getting deleter volume plugin for volume \"v\": no volume plugin matched"
+    );
+}
+
+#[test]
+fn host_paths_are_made_where_that_is_asked_for() {
+    let step = |of_claim: Value, of_class: Value, volumes: &[Arc<PersistentVolume>], host_paths: bool| {
+        let mut value = json!({"metadata": {"annotations": {PROVISIONER: host_path::PLUGIN}},
+            "spec": {"storageClassName": "paths"}});
+        merge(&mut value, of_claim);
+        let mut kind = json!({"provisioner": host_path::PLUGIN});
+        merge(&mut kind, of_class);
+        let all = [class("paths", kind)];
+        let (step, tell) = claim(&pvc(value), volumes, Classes { all: &all, provision: true, host_paths });
+        match step {
+            ClaimStep::Make(made) => made.metadata.name.unwrap_or_default(),
+            ClaimStep::Write(_) => "says who makes it".to_owned(),
+            _ => tell.map_or_else(String::new, |tell| format!("{}: {}", tell.reason, tell.note)),
+        }
+    };
+    let none = || json!({});
+    assert_eq!(step(none(), none(), &[], true), "pvc-u");
+    let there = pv("pvc-u", "1Gi", json!({"spec": {"storageClassName": "other"}}));
+    assert_eq!(step(none(), none(), &[there], true), "", "it is on its way");
+    let fresh = json!({"metadata": {"annotations": {PROVISIONER: "another"}}});
+    assert_eq!(step(fresh, none(), &[], true), "says who makes it");
+    let why = |what: &str| format!("ProvisioningFailed: {what}");
+    let off =
+        "Failed to create provisioner: Provisioning in volume plugin \"kubernetes.io/host-path\" is disabled";
+    assert_eq!(step(none(), none(), &[], false), why(off));
+    let block = "Failed to provision volume with StorageClass \"paths\": kubernetes.io/host-path does not support \
+                 block volume provisioning";
+    assert_eq!(step(json!({"spec": {"volumeMode": "Block"}}), none(), &[], true), why(block));
+    let options = "Mount options are not supported by the provisioner but StorageClass \"paths\" has mount options \
+                   [ro soft]";
+    assert_eq!(step(none(), json!({"mountOptions": ["ro", "soft"]}), &[], true), why(options));
+    let data = json!({"spec": {"dataSource": {"kind": "PersistentVolumeClaim", "name": "x"}}});
+    let plugin = "plugin \"kubernetes.io/host-path\" is not a CSI plugin. Only CSI plugin can provision a claim \
+                  with a datasource";
+    assert_eq!(step(data, none(), &[], true), why(plugin));
 }
