@@ -25,7 +25,8 @@ pub mod subpath;
 pub mod trust_bundle;
 
 use std::{
-    collections::BTreeMap,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
 };
@@ -160,6 +161,9 @@ pub enum VolumeError {
         /// The driver's words.
         why: String,
     },
+    /// A container cannot mount the volume, or the part of it that it wants.
+    #[error("{0}")]
+    Unmountable(String),
     /// A mount cannot be read-only all the way down.
     #[error("volume {name:?} requested recursive read-only mode, but {why}")]
     RecursiveReadOnly {
@@ -526,15 +530,12 @@ pub fn container_mounts(
     let Sources { mounted, images, env, pod_dir, recursive } = *sources;
     let mut mounts = Vec::new();
     for (i, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        let of = |what: &str| format!("{what} {:?} ", mount.name);
+        let into = format!("container {:?}", container.name);
         let volume = mounted
             .get(&mount.name)
-            .ok_or_else(|| VolumeError::NotFound { resource: "volume", name: mount.name.clone() })?;
-        let lookup = |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
-        let sub = match (&mount.sub_path_expr, &mount.sub_path) {
-            (Some(expr), _) if !expr.is_empty() => Some(crate::env::expand(expr, &lookup)),
-            (_, Some(path)) if !path.is_empty() => Some(path.clone()),
-            _ => None,
-        };
+            .ok_or_else(|| VolumeError::Unmountable(of("cannot find volume") + "to mount into " + &into))?;
+        let sub = sub_path(mount, env)?;
         let read_only_below = recursive_read_only(mount, recursive)?;
         if let Some(id) = images.get(&mount.name) {
             mounts.push(cri::Mount {
@@ -550,7 +551,11 @@ pub fn container_mounts(
             None => volume.path.clone(),
             Some(sub) => {
                 let target = pod_dir.join("volume-subpaths").join(&mount.name).join(&container.name);
-                subpath::bind(&volume.path, &sub, &target.join(i.to_string()))?
+                subpath::bind(&volume.path, &sub, &target.join(i.to_string())).map_err(|error| {
+                    // Those who run pods are not told of the node's own folders.
+                    tracing::warn!(volume = mount.name, container = container.name, %error, "cannot bind a sub-path");
+                    VolumeError::Unmountable(of("failed to prepare subPath for volumeMount") + "of " + &into)
+                })?
             }
         };
         let propagation = match mount.mount_propagation.as_deref() {
@@ -568,6 +573,34 @@ pub fn container_mounts(
         });
     }
     Ok(mounts)
+}
+
+/// The part of a volume that is mounted, if not all of it.
+fn sub_path(mount: &VolumeMount, env: &[(String, String)]) -> Result<Option<String>, VolumeError> {
+    let missing = RefCell::new(BTreeSet::new());
+    let lookup = |name: &str| {
+        let known = env.iter().find(|(key, value)| key == name && !value.is_empty());
+        if known.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        known.map(|(_, value)| value.clone())
+    };
+    let said = |path: &Option<String>| path.clone().filter(|path| !path.is_empty());
+    let path = match said(&mount.sub_path_expr) {
+        Some(text) => crate::env::expand(&text, &lookup),
+        None => said(&mount.sub_path).unwrap_or_default(),
+    };
+    let missing: Vec<String> = missing.into_inner().into_iter().collect();
+    let text = if !missing.is_empty() {
+        format!("missing value for {}", missing.join(", "))
+    } else if path.starts_with('/') {
+        format!("error SubPath `{path}` must not be an absolute path")
+    } else if path.split('/').any(|part| part == "..") {
+        format!("unable to provision SubPath `{path}`: must not contain '..'")
+    } else {
+        return Ok(Some(path).filter(|path| !path.is_empty()));
+    };
+    Err(VolumeError::Unmountable(text))
 }
 
 /// The block volumes of one container: path in the container, on the node, permissions.

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::cri;
-use crate::pod;
+use crate::{network::hosts::TooLong, pod};
 
 /// Why a container may not run as specified; shown as `CreateContainerConfigError`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -47,6 +47,9 @@ pub enum SecurityError {
     /// The pod cannot have a user namespace of its own.
     #[error("{0}")]
     UserNamespace(String),
+    /// The pod cannot have its name.
+    #[error(transparent)]
+    Name(#[from] TooLong),
     /// A localhost seccomp profile without a name.
     #[error("localhostProfile must be set if seccompProfile type is Localhost")]
     SeccompProfileMissing,

@@ -73,6 +73,49 @@ fn paths_stay_within_the_volume() {
 }
 
 #[test]
+fn parts_of_volumes_are_named_by_what_is_known() {
+    let env = [("A", "a"), ("DOTS", ".."), ("ROOT", "/a"), ("NONE", "")];
+    let env = env.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let of = |path: &str, text: &str| {
+        let said = |text: &str| Some(text.to_owned());
+        let mount = VolumeMount { sub_path: said(path), sub_path_expr: said(text), ..VolumeMount::default() };
+        sub_path(&mount, &env).map_err(|error| error.to_string())
+    };
+    for (path, text, expected) in [
+        ("", "", Ok(None)),
+        ("x/y", "", Ok(Some("x/y"))),
+        ("$(A)", "", Ok(Some("$(A)"))),
+        ("", "x/$(A)/$$(B)", Ok(Some("x/a/$(B)"))),
+        ("", "$(C)/$(NONE)/$(B)", Err("missing value for B, C, NONE")),
+        ("/x", "", Err("error SubPath `/x` must not be an absolute path")),
+        ("", "$(ROOT)", Err("error SubPath `/a` must not be an absolute path")),
+        ("a/..b", "", Ok(Some("a/..b"))),
+        ("", "a/$(DOTS)/b", Err("unable to provision SubPath `a/../b`: must not contain '..'")),
+    ] {
+        let expected = expected.map(|path: Option<&str>| path.map(str::to_owned)).map_err(str::to_owned);
+        assert_eq!(of(path, text), expected, "{path:?} {text:?}");
+    }
+}
+
+#[test]
+fn what_a_container_cannot_mount_is_told_without_the_nodes_paths() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut container = crate::testing::container("c");
+    let mount = serde_json::json!([{ "name": "v", "mountPath": "/v", "subPath": "out/x" }]);
+    container.volume_mounts = serde_json::from_value(mount).unwrap();
+    std::os::unix::fs::symlink("/etc", dir.path().join("out")).unwrap();
+    let (pod_dir, images) = (dir.path().join("pod"), BTreeMap::new());
+    let told = |mounted: &BTreeMap<String, Mounted>| {
+        let sources = Sources { mounted, images: &images, env: &[], pod_dir: &pod_dir, recursive: false };
+        container_mounts(&container, &sources).unwrap_err().to_string()
+    };
+    assert_eq!(told(&BTreeMap::new()), "cannot find volume \"v\" to mount into container \"c\"");
+    let there = Mounted { path: dir.path().to_owned(), read_only: false };
+    let text = "failed to prepare subPath for volumeMount \"v\" of container \"c\"";
+    assert_eq!(told(&BTreeMap::from([("v".to_owned(), there)])), text);
+}
+
+#[test]
 fn host_paths_are_checked_by_type() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();

@@ -418,7 +418,7 @@ impl Worker {
             self.event(pod, Severity::Warning, reason, &of_pod);
         }
         let names = hosts::Names::new(&self.shared.dns.cluster_domain, self.shared.gates);
-        let name = hosts::node_name(pod, names);
+        let name = hosts::node_name(pod, names)?;
         let parent = self.shared.cgroups.as_ref().map(|c| c.pod(pod)).unwrap_or_default();
         let users = self.users(pod)?;
         let settings = self.settings(self.quotas(pod).of_pod());
