@@ -7,6 +7,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use component_base::{
     features::{Gate, Gates, Switches},
     flags::{Flag, FlagSet, Kind, Values, group},
+    logging::LoggingError,
     serving::SecureServingOptions,
 };
 
@@ -153,6 +154,9 @@ pub enum OptionsError {
         /// What is wrong.
         reason: String,
     },
+    /// Logs cannot be written so.
+    #[error(transparent)]
+    Logging(#[from] LoggingError),
     /// Flags that say the same.
     #[error("--{0} and --{1} cannot be given together")]
     Both(&'static str, &'static str),
@@ -508,6 +512,7 @@ impl Config {
             return Err(invalid(POLICY_FILE, values.string(POLICY_FILE), why));
         }
         let gates = gates::switched(values)?;
+        group::check_logging(values, gates)?;
         let (enable_admission, disable_admission) = plugins(values)?;
         Ok(Self {
             serving: serving(values)?,

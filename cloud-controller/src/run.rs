@@ -20,6 +20,7 @@ use component_base::{
     },
     informer::{Informer, Informers, ListWatch},
     leader::LeaderElection,
+    logging::LoggingError,
     meta::ObjectKey,
     serving::{SecureServer, SecureServingOptions, Site},
     task::Tasks,
@@ -80,6 +81,9 @@ pub enum ConfigError {
     /// Gates that cannot be switched so.
     #[error("--feature-gates: {0}")]
     Gates(#[from] GateErrors),
+    /// Logs cannot be written so.
+    #[error(transparent)]
+    Logging(#[from] LoggingError),
     /// A value that cannot be served.
     #[error(transparent)]
     Fixed(#[from] Refused),
@@ -164,6 +168,8 @@ impl Daemon for CloudController {
 
     fn configure(values: &Values) -> Result<Config, ConfigError> {
         common::check(fixed::FLAGS, values)?;
+        let gates = SWITCHES.read(values)?;
+        group::check_logging(values, gates)?;
         let enabled = names::enabled(&values.list("controllers"))?;
         let provider = values.string("cloud-provider");
         if provider != "bare-metal" {
@@ -182,7 +188,7 @@ impl Daemon for CloudController {
             workers: usize::try_from(values.int("concurrent-node-syncs")).unwrap_or(1).max(1),
             routes: values.bool("configure-cloud-routes") && enabled.contains(names::ROUTE),
             enabled,
-            gates: SWITCHES.read(values)?,
+            gates,
         })
     }
 

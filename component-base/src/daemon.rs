@@ -13,11 +13,11 @@ use crate::{
     clock,
     flags::{FlagSet, Parsed, Values, group},
     leader::{ElectionError, LeaderElection},
-    logging::LoggingError,
+    logging::{self, LoggingError, streams},
     memory,
     serving::ServingError,
     shutdown,
-    task::Tasks,
+    task::{Tasks, Ticks},
     workqueue::chain,
     zpages,
 };
@@ -42,7 +42,8 @@ pub trait Daemon: 'static {
     /// # Errors
     /// When a flag of logs is not usable.
     fn log(values: &Values) -> Result<(), LoggingError> {
-        group::init_logging(values)
+        logging::init(group::logging_settings(values)?);
+        Ok(())
     }
 
     /// Flags (and the files they name) to configuration. Touches nothing else.
@@ -110,7 +111,9 @@ where
 
 /// The whole of a daemon's `main`.
 pub fn main<D: Daemon>() -> ExitCode {
-    execute::<D>(std::env::args().skip(1))
+    let code = execute::<D>(std::env::args().skip(1));
+    streams::flush();
+    code
 }
 
 /// Keeps huge pages out of this process: the allocator asks for them, and a daemon whose live heap is a few
@@ -156,6 +159,9 @@ async fn live<D: Daemon>(config: D::Config) -> ExitCode {
         return failed(&error);
     }
     memory::let_go_of_code(&tasks);
+    if let Some(period) = streams::flush_period() {
+        tasks.spawn("log flush", flush_log(tasks.ticks(period)));
+    }
     let drain = tasks.drain();
     let outcome = D::run(config, tasks.clone()).await;
     if outcome.is_ok() {
@@ -177,6 +183,12 @@ async fn live<D: Daemon>(config: D::Config) -> ExitCode {
             ExitCode::FAILURE
         }
         None => ExitCode::SUCCESS,
+    }
+}
+
+async fn flush_log(mut ticks: Ticks) {
+    while ticks.next().await {
+        streams::flush();
     }
 }
 

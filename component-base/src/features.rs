@@ -134,6 +134,13 @@ const INSIDE: &[Gate] = &[
     Gate::WatchListClient,
 ];
 
+/// Gates of what all daemons share, which `flags::group::check_logging` holds flags of logs against.
+const SHARED: &[Gate] = &[Gate::LoggingAlphaOptions, Gate::LoggingBetaOptions];
+
+/// Gates that all daemons have one way only: as they are by default. The reason is told to who asks for the other way.
+pub const ONE_WAY: &[(Gate, &str)] =
+    &[(Gate::NativeHistograms, "metrics are shown as text, which has no native histograms")];
+
 /// The gates that a daemon can switch.
 #[derive(Clone, Copy, Debug)]
 pub struct Switches {
@@ -171,15 +178,16 @@ impl Switches {
         self.check(Gates::default().switched(&said)?)
     }
 
-    /// Gates that are a matter of this daemon, not locked, and yet as they are by default.
+    /// Gates that are a matter of this daemon, not locked, and yet as they are by default, beside those of [`ONE_WAY`].
     pub fn not_switched(&self) -> Vec<Gate> {
         let all = self.all();
         let own = ALL.iter().filter(|feature| !feature.locked && feature.readers.contains(&self.reader));
-        own.map(|feature| feature.gate).filter(|gate| !all.contains(gate)).collect()
+        let is_left = |gate: &Gate| !all.contains(gate) && one_way(*gate).is_none();
+        own.map(|feature| feature.gate).filter(is_left).collect()
     }
 
     fn all(&self) -> Vec<Gate> {
-        [&[Gate::AllAlpha, Gate::AllBeta], INSIDE, self.gates].concat()
+        [&[Gate::AllAlpha, Gate::AllBeta], INSIDE, SHARED, self.gates].concat()
     }
 
     fn check(&self, gates: Gates) -> Result<Gates, GateErrors> {
@@ -187,6 +195,15 @@ impl Switches {
         gates.check(self.program, self.reader, &all)?;
         Ok(gates)
     }
+}
+
+/// Why no daemon has a gate the other way.
+fn one_way(gate: Gate) -> Option<&'static str> {
+    ONE_WAY.iter().find(|(of, _)| *of == gate).map(|(_, why)| *why)
+}
+
+fn because(gate: Gate) -> String {
+    one_way(gate).map_or_else(String::new, |why| format!(", as {why}"))
 }
 
 /// Why a gate is not what it was to be.
@@ -227,7 +244,7 @@ pub enum GateError {
         missing: Vec<Gate>,
     },
     /// What this daemon is one way only.
-    #[error("cannot set feature gate {gate} to {}: this {program} has it {} only", !gate.feature().default, if gate.feature().default { "on" } else { "off" })]
+    #[error("cannot set feature gate {gate} to {}: this {program} has it {} only{}", !gate.feature().default, if gate.feature().default { "on" } else { "off" }, because(*.gate))]
     Fixed {
         /// The gate.
         gate: Gate,

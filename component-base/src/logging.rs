@@ -24,7 +24,11 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::{features::Gate, flags::fixed::Refused};
+use crate::features::Gate;
+
+pub mod streams;
+
+use streams::{Router, Streams};
 
 /// Libraries that say at INFO what they do for each request: that is for `-v=4`.
 const CHATTY: [&str; 1] = ["hickory_server"];
@@ -40,6 +44,29 @@ pub enum Format {
     Json,
 }
 
+impl Format {
+    /// As it is written in flags and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Format::Text => "text",
+            Format::Json => "json",
+        }
+    }
+}
+
+/// How the log is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// How its lines look.
+    pub format: Format,
+    /// Up to which level messages are written.
+    pub verbosity: u8,
+    /// The same for certain files.
+    pub modules: Vec<ModuleLevel>,
+    /// Where lines go.
+    pub streams: Streams,
+}
+
 /// One `pattern=N` of `--vmodule`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModuleLevel {
@@ -49,16 +76,18 @@ pub struct ModuleLevel {
 }
 
 /// A log flag's value that is not usable.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoggingError {
     #[error("unsupported log format {0:?}, expected \"text\" or \"json\"")]
     Format(String),
     #[error("format: Forbidden: Log format {0} is disabled, see {1} feature")]
     Disabled(&'static str, Gate),
+    #[error("options.{0}: Forbidden: Feature {1} is disabled")]
+    Option(String, Gate),
+    #[error("flushFrequency: Invalid value: {0:?}: Must be greater than zero")]
+    FlushFrequency(String),
     #[error("invalid vmodule entry {0:?}, expected pattern=N")]
     Module(String),
-    #[error(transparent)]
-    Refused(#[from] Refused),
 }
 
 impl FromStr for Format {
@@ -90,9 +119,9 @@ pub fn parse_modules(text: &str) -> Result<Vec<ModuleLevel>, LoggingError> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(entry).collect()
 }
 
-/// Installs the process's logger, writing to standard error; only the first call of a process does. The verbosity applies
-/// each time.
-pub fn init(format: Format, verbosity: u8, modules: Vec<ModuleLevel>) {
+/// Installs the process's logger; only the first call of a process does. The verbosity applies each time.
+pub fn init(settings: Settings) {
+    let Settings { format, verbosity, modules, streams } = settings;
     VERBOSITY.store(verbosity, Ordering::Relaxed);
     let highest = modules.iter().map(|module| module.level).chain([verbosity]).max().unwrap_or(0);
     *MODULES.write() = modules;
@@ -108,7 +137,7 @@ pub fn init(format: Format, verbosity: u8, modules: Vec<ModuleLevel>) {
             || !CHATTY.iter().any(|library| metadata.target().starts_with(library))
     };
     let subscriber = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(Router::new(format, streams))
         .with_max_level(level)
         .event_format(Lines { format, pid: std::process::id() })
         .finish()

@@ -109,7 +109,7 @@ impl Daemon for ControllerManager {
             return Err(ConfigError::Controller(name.to_owned(), known));
         }
         let settings = Settings::from_values(values)?;
-        group::check_format(values, settings.gates)?;
+        group::check_logging(values, settings.gates)?;
         let coordinated = settings.gates.has(Gate::CoordinatedLeaderElection);
         let mut election = group::leader_election_options(values);
         if let Some(election) = &mut election {

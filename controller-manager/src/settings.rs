@@ -60,7 +60,6 @@ const SWITCHES: Switches = Switches {
         Gate::GenericWorkload,
         Gate::HPAConfigurableTolerance,
         Gate::HPAScaleToZero,
-        Gate::LoggingBetaOptions,
         Gate::MaxUnavailableStatefulSet,
         Gate::MutableSchedulingDirectivesForSuspendedJobs,
         Gate::PersistentVolumeClaimUnusedSinceTime,
@@ -658,20 +657,9 @@ mod tests {
         );
     }
 
-    /// Gates of upstream's daemon that this one has one way only: as they are by default.
-    const ONE_WAY: &[(Gate, &str)] = &[
-        (
-            Gate::LoggingAlphaOptions,
-            "the options it opens are not there: logs are not split and have no buffers",
-        ),
-        (Gate::NativeHistograms, "histograms have buckets: metrics are text, which cannot say more"),
-    ];
-
     #[test]
-    fn every_gate_of_the_daemon_can_be_switched_or_it_is_said_what_holds() {
-        let unnamed = SWITCHES.not_switched();
-        assert_eq!(unnamed, ONE_WAY.iter().map(|(gate, _)| *gate).collect::<Vec<_>>());
-        assert!(ONE_WAY.iter().all(|(_, why)| !why.is_empty()));
+    fn every_gate_of_the_daemon_can_be_switched() {
+        assert_eq!(SWITCHES.not_switched(), []);
         for gate in SWITCHES.gates {
             let said = format!("--feature-gates={gate}={}", !gate.feature().default);
             let needs = gate.feature().needs.iter().map(|needed| format!(",{needed}=true"));

@@ -17,6 +17,7 @@ use component_base::{
     features::{self, Gate, Gates, Reader, Switches},
     flags::{Flag, FlagSet, Kind, Values, group},
     goduration,
+    logging::LoggingError,
 };
 use ipnet::IpNet;
 
@@ -28,6 +29,9 @@ pub enum OptionsError {
     /// The configuration file cannot be read or is not what it should be.
     #[error(transparent)]
     File(#[from] ConfigError),
+    /// Logs cannot be written so.
+    #[error(transparent)]
+    Logging(#[from] LoggingError),
     /// A value that does not fit.
     #[error("{field}: {why}")]
     Invalid {
@@ -248,6 +252,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
     file.feature_gates.extend(given.bool_map(Switches::FLAG));
     let gates =
         SWITCHES.of(&file.feature_gates).map_err(|error| invalid("featureGates", error.to_string()))?;
+    group::check_logging(given, gates)?;
     check_mode(&file.mode)?;
     Ok(Config {
         gates,

@@ -17,7 +17,7 @@ use std::{
 use component_base::{
     features::{Gate, Gates},
     flags::{Values, group},
-    logging::{self, Format, LoggingError, ModuleLevel},
+    logging::{self, LoggingError, ModuleLevel, Settings, streams::Streams},
 };
 use k8s_openapi::api::core::v1::Taint;
 
@@ -133,6 +133,7 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
     let gates = gates::SWITCHES
         .of(&file.feature_gates)
         .map_err(|e| OptionsError::Invalid(format!("featureGates (--feature-gates): {e}")))?;
+    group::check_logging(given, gates).map_err(|e| OptionsError::Invalid(format!("logging.{e}")))?;
     let cpus = processors(&mut file, gates)?;
     let (memory, topology) = (memory_nodes(&file)?, alignment(&file)?);
     let (policy, list) =
@@ -192,31 +193,46 @@ pub fn load(given: &Values) -> Result<Config, OptionsError> {
 /// # Errors
 /// When a flag is not usable. What is wrong with the file is told by [`load`].
 pub fn log(given: &Values) -> Result<(), LoggingError> {
-    group::check_logging(given)?;
     let path = |name| given.optional(name).map(PathBuf::from);
     let file = path("config").and_then(|file| read(file, path("config-dir")).ok());
-    let (format, verbosity, modules) = log_settings(given, &file.unwrap_or_default().logging)?;
-    logging::init(format, verbosity, modules);
+    logging::init(log_settings(given, &file.unwrap_or_default().logging)?);
     Ok(())
 }
 
 /// What flags and file say of the log.
-fn log_settings(
-    given: &Values,
-    file: &file::Logging,
-) -> Result<(Format, u8, Vec<ModuleLevel>), LoggingError> {
-    let format = if given.is_set("logging-format") { given.string("logging-format") } else { &file.format };
-    let level = |number: i64| u8::try_from(number.max(0)).unwrap_or(u8::MAX);
-    let verbosity = if given.is_set("v") { given.int("v") } else { file.verbosity.into() };
-    let modules = match given.is_set("vmodule") {
-        true => logging::parse_modules(given.string("vmodule"))?,
-        false => file
-            .vmodule
-            .iter()
-            .map(|one| ModuleLevel { pattern: one.file_pattern.clone(), level: level(one.verbosity.into()) })
-            .collect(),
+fn log_settings(given: &Values, file: &file::Logging) -> Result<Settings, LoggingError> {
+    let mut settings = group::logging_settings(given)?;
+    let level = |number: u32| u8::try_from(number).unwrap_or(u8::MAX);
+    if !given.is_set("logging-format") {
+        settings.format = file.format.parse()?;
+    }
+    if !given.is_set("v") {
+        settings.verbosity = level(file.verbosity);
+    }
+    if !given.is_set("vmodule") {
+        let module = |one: &file::ModuleVerbosity| ModuleLevel {
+            pattern: one.file_pattern.clone(),
+            level: level(one.verbosity),
+        };
+        settings.modules = file.vmodule.iter().map(module).collect();
+    }
+    let name = settings.format.name();
+    let flag = |option: &str| format!("log-{name}-{option}");
+    settings.streams = Streams {
+        split: match given.is_set(&flag("split-stream")) {
+            true => given.bool(&flag("split-stream")),
+            false => file.splits(name),
+        },
+        buffer: match given.quantity(&flag("info-buffer-size")) {
+            Some(size) => usize::try_from(size.value()).unwrap_or(0),
+            None => file.buffer(name).unwrap_or(0),
+        },
+        flush: match given.is_set("log-flush-frequency") {
+            true => settings.streams.flush,
+            false => file.flush_period().unwrap_or(settings.streams.flush),
+        },
     };
-    Ok((format.parse()?, level(verbosity), modules))
+    Ok(settings)
 }
 
 /// The file, with the drop-in files of a folder merged over it: those that end in `.conf`, in the order of their names.
@@ -487,7 +503,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use component_base::flags::Parsed;
+    use component_base::{flags::Parsed, logging::Format};
 
     use super::*;
 
@@ -690,6 +706,7 @@ mod tests {
     fn the_file_tells_of_the_log_what_flags_do_not() {
         let file: file::Logging = serde_json::from_value(serde_json::json!({
             "format": "json", "verbosity": 4, "vmodule": [{"filePattern": "po*", "verbosity": 6}],
+            "flushFrequency": "1s", "options": {"json": {"splitStream": true, "infoBufferSize": "1Ki"}},
         }))
         .unwrap();
         let of = |arguments: &[&str]| {
@@ -700,9 +717,17 @@ mod tests {
             log_settings(&values, &file).unwrap()
         };
         let modules = vec![ModuleLevel { pattern: "po*".into(), level: 6 }];
-        assert_eq!(of(&[]), (Format::Json, 4, modules.clone()));
-        assert_eq!(of(&["--logging-format=text", "--v=1"]), (Format::Text, 1, modules));
-        assert_eq!(of(&["--vmodule=a=2"]).2, [ModuleLevel { pattern: "a".into(), level: 2 }]);
+        let streams = Streams { split: true, buffer: 1024, flush: Duration::from_secs(1) };
+        let said = Settings { format: Format::Json, verbosity: 4, modules: modules.clone(), streams };
+        assert_eq!(of(&[]), said);
+        let text = Streams { split: false, buffer: 0, ..streams };
+        let said = Settings { format: Format::Text, verbosity: 1, modules, streams: text };
+        assert_eq!(of(&["--logging-format=text", "--v=1"]), said);
+        assert_eq!(of(&["--vmodule=a=2"]).modules, [ModuleLevel { pattern: "a".into(), level: 2 }]);
+        let flags =
+            ["--log-json-split-stream=false", "--log-json-info-buffer-size=2k", "--log-flush-frequency=2s"];
+        let flush = Duration::from_secs(2);
+        assert_eq!(of(&flags).streams, Streams { split: false, buffer: 2000, flush });
     }
 
     #[test]

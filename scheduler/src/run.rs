@@ -77,7 +77,6 @@ const SWITCHES: Switches = Switches {
         Gate::GangScheduling,
         Gate::GenericWorkload,
         Gate::InPlacePodLevelResourcesVerticalScaling,
-        Gate::LoggingBetaOptions,
         Gate::MatchLabelKeysInPodTopologySpread,
         Gate::NodeDeclaredFeatures,
         Gate::NominatedNodeNameForExpectation,
@@ -189,7 +188,7 @@ impl Daemon for Scheduler {
             return Err(ConfigError::Name);
         }
         let features = SWITCHES.read(values)?;
-        group::check_format(values, features)?;
+        group::check_logging(values, features)?;
         let mut out = Config {
             client: group::client_options(values, "kube-scheduler"),
             serving: group::secure_serving_options(values, "kube-scheduler"),
@@ -424,19 +423,9 @@ mod tests {
         assert_eq!(component_base::reference::flags_differing(&Scheduler::flags()), Vec::<String>::new());
     }
 
-    /// Gates of upstream's daemon that this one has one way only: as they are by default.
-    const ONE_WAY: &[(Gate, &str)] = &[
-        (
-            Gate::LoggingAlphaOptions,
-            "the options it opens are not there: logs are not split and have no buffers",
-        ),
-        (Gate::NativeHistograms, "histograms have buckets: metrics are text, which cannot say more"),
-    ];
-
     #[test]
-    fn every_gate_of_the_daemon_can_be_switched_or_it_is_said_what_holds() {
-        assert_eq!(SWITCHES.not_switched(), ONE_WAY.iter().map(|(gate, _)| *gate).collect::<Vec<_>>());
-        assert!(ONE_WAY.iter().all(|(_, why)| !why.is_empty()));
+    fn every_gate_of_the_daemon_can_be_switched() {
+        assert_eq!(SWITCHES.not_switched(), []);
         let refused = configure(&["--logging-format=json", "--feature-gates=LoggingBetaOptions=false"]);
         assert!(refused.unwrap_err().contains("Log format json is disabled, see LoggingBetaOptions feature"));
         assert!(configure(&["--logging-format=json"]).is_ok());

@@ -82,6 +82,12 @@ fn a_daemon_refuses_what_it_reads_and_cannot_switch() {
         check(&["WatchList=false"], &[]).unwrap_err(),
         "cannot set feature gate WatchList to false: this kube-test has it on only"
     );
+    assert_eq!(
+        check(&["NativeHistograms=true"], &[]).unwrap_err(),
+        "cannot set feature gate NativeHistograms to true: this kube-test has it off only, as metrics are shown as text, \
+         which has no native histograms"
+    );
+    assert_eq!(check(&["LoggingAlphaOptions=true", "LoggingBetaOptions=false"], &[]), Ok(()));
     let scheduler = Switches { program: "kube-test", reader: Reader::Scheduler, gates: &[] };
     let said = |gate: &str| [(gate.to_owned(), false)].into();
     assert!(scheduler.of(&said("WatchListClient")).is_ok(), "there is nothing to switch");
@@ -97,6 +103,9 @@ fn the_table_holds_together() {
         assert!(feature.stage != Stage::Alpha || !feature.default, "{feature:?}");
     }
     assert_eq!(Gates::default().unmet(), []);
+    for (gate, why) in ONE_WAY {
+        assert!(!gate.feature().locked && gate.feature().readers.len() > 1 && !why.is_empty(), "{gate}");
+    }
 }
 
 #[test]

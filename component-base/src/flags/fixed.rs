@@ -62,46 +62,6 @@ fn are(value: &str, wanted: &str) -> bool {
     value.split(',').filter(|one| !one.is_empty()).all(is)
 }
 
-const NO_ALPHA_LOGGING: &str = "the feature LoggingAlphaOptions is off, and cannot be switched on";
-
-/// Those of a log that is written a line at a time, to one stream.
-pub(crate) const LOGGING: &[Fixed] = &[
-    fixed(
-        "log-flush-frequency",
-        Kind::Duration,
-        "5s",
-        "longest time between flushes of the log; each line is one",
-    ),
-    fixed(
-        "log-json-split-stream",
-        Kind::Bool,
-        "false",
-        "write JSON log messages below errors to standard output",
-    )
-    .only(is_off, NO_ALPHA_LOGGING),
-    fixed(
-        "log-text-split-stream",
-        Kind::Bool,
-        "false",
-        "write text log messages below errors to standard output",
-    )
-    .only(is_off, NO_ALPHA_LOGGING),
-    fixed(
-        "log-json-info-buffer-size",
-        Kind::Quantity,
-        "",
-        "buffer of the stream of JSON messages below errors",
-    )
-    .only(|value| matches!(value, "" | "0"), NO_ALPHA_LOGGING),
-    fixed(
-        "log-text-info-buffer-size",
-        Kind::Quantity,
-        "",
-        "buffer of the stream of text messages below errors",
-    )
-    .only(|value| matches!(value, "" | "0"), NO_ALPHA_LOGGING),
-];
-
 /// Those that all daemons of the control plane have.
 pub const COMMON: &[Fixed] = &[
     fixed("emulated-version", Kind::Strings, "", "version whose features are served, as kube=1.36")
@@ -155,12 +115,9 @@ mod tests {
     use crate::flags::{FlagSet, Parsed};
 
     fn refusal(flag: &str) -> Option<String> {
-        let all = FlagSet::new("test", "Test.", []).with(flags(COMMON)).with(flags(LOGGING));
+        let all = FlagSet::new("test", "Test.", []).with(flags(COMMON));
         match all.parse([flag.to_owned()]).unwrap() {
-            Parsed::Run(values) => {
-                let checked = check(COMMON, &values).and_then(|()| check(LOGGING, &values));
-                checked.err().map(|refused| refused.to_string())
-            }
+            Parsed::Run(values) => check(COMMON, &values).err().map(|refused| refused.to_string()),
             other => panic!("{other:?}"),
         }
     }
@@ -171,8 +128,6 @@ mod tests {
             "--emulated-version=kube=1.36",
             "--emulated-version=1.36",
             "--min-compatibility-version=kube=1.35",
-            "--log-flush-frequency=1s",
-            "--log-json-split-stream=false",
             "--show-hidden-metrics-for-version=1.35",
         ] {
             assert_eq!(refusal(flag), None, "{flag}");
@@ -180,8 +135,6 @@ mod tests {
         for flag in [
             "--emulated-version=kube=1.35",
             "--min-compatibility-version=1.30",
-            "--log-text-split-stream",
-            "--log-json-info-buffer-size=1Mi",
             "--show-hidden-metrics-for-version=1.20",
         ] {
             let name = flag.trim_start_matches('-').split('=').next().unwrap();

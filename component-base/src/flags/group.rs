@@ -2,66 +2,109 @@
 
 use std::{net::IpAddr, net::Ipv4Addr, path::PathBuf, time::Duration};
 
-use super::{Flag, Kind, Values, fixed};
+use super::{Flag, Kind, Values};
 use crate::{
     auth::AuthOptions,
     client::ClientOptions,
     features::{Gate, Gates},
     leader::LeaderElection,
-    logging,
-    logging::LoggingError,
+    logging::{self, LoggingError, streams::Streams},
     metrics::view::View,
+    quantity::Quantity,
     serving::SecureServingOptions,
     tls::Protocol,
 };
 
-/// `-v`, `--vmodule`, `--logging-format`, and how the log is buffered.
+/// `-v`, `--vmodule`, `--logging-format`, and which streams the log goes to.
 pub fn logging() -> Vec<Flag> {
-    let own = [
-        Flag::new("v", Kind::Int, "0", "number for the log level verbosity").short('v').section("logs"),
-        Flag::new(
+    let verbosity = Flag::new("v", Kind::Int, "0", "number for the log level verbosity").short('v');
+    let rest = [
+        (
             "vmodule",
             Kind::String,
             "",
             "comma-separated pattern=N settings for file-filtered logging (text only)",
-        )
-        .section("logs"),
-        Flag::new("logging-format", Kind::String, "text", "log format: \"text\" or \"json\"").section("logs"),
-    ];
-    let rest = fixed::flags(fixed::LOGGING).map(|flag| flag.section("logs"));
-    own.into_iter().chain(rest).collect()
+        ),
+        ("logging-format", Kind::String, "text", "log format: \"text\" or \"json\""),
+        (FLUSH, Kind::Duration, "5s", "longest time that lines wait in a buffer of the log"),
+        (
+            "log-json-split-stream",
+            Kind::Bool,
+            "false",
+            "write JSON log messages below errors to standard output (LoggingAlphaOptions)",
+        ),
+        (
+            "log-text-split-stream",
+            Kind::Bool,
+            "false",
+            "write text log messages below errors to standard output (LoggingAlphaOptions)",
+        ),
+        (
+            "log-json-info-buffer-size",
+            Kind::Quantity,
+            "",
+            "buffer of the split stream of JSON messages below errors; none unless given (LoggingAlphaOptions)",
+        ),
+        (
+            "log-text-info-buffer-size",
+            Kind::Quantity,
+            "",
+            "buffer of the split stream of text messages below errors; none unless given (LoggingAlphaOptions)",
+        ),
+    ]
+    .map(|(name, kind, default, help)| Flag::new(name, kind, default, help));
+    [verbosity].into_iter().chain(rest).map(|flag| flag.section("logs")).collect()
 }
 
-/// Whether logs may look as the flags ask for.
+const FLUSH: &str = "log-flush-frequency";
+
+/// Whether logs may be as the flags ask for.
 ///
 /// # Errors
-/// Where JSON is asked for and `LoggingBetaOptions` is off.
-pub fn check_format(values: &Values, gates: Gates) -> Result<(), LoggingError> {
+/// Where a gate of what is asked for is off.
+pub fn check_logging(values: &Values, gates: Gates) -> Result<(), LoggingError> {
     let format: logging::Format = values.string("logging-format").parse()?;
     if format == logging::Format::Json && !gates.has(Gate::LoggingBetaOptions) {
         return Err(LoggingError::Disabled("json", Gate::LoggingBetaOptions));
     }
+    for format in ["text", "json"] {
+        let asked = [
+            ("splitStream", values.bool(&format!("log-{format}-split-stream"))),
+            ("infoBufferSize", buffer(values, format) != 0),
+        ];
+        if let Some((field, _)) = asked.into_iter().find(|(_, is_asked)| *is_asked)
+            && !gates.has(Gate::LoggingAlphaOptions)
+        {
+            return Err(LoggingError::Option(format!("{format}.{field}"), Gate::LoggingAlphaOptions));
+        }
+    }
     Ok(())
 }
 
-/// Installs the logger that the logging flags ask for.
+/// How the log is written, as [`logging`]'s flags have it.
 ///
 /// # Errors
-/// For unknown formats, malformed `--vmodule` and buffers that are not served.
-pub fn init_logging(values: &Values) -> Result<(), LoggingError> {
-    check_logging(values)?;
-    let format = values.string("logging-format").parse()?;
-    let modules = logging::parse_modules(values.string("vmodule"))?;
-    logging::init(format, u8::try_from(values.int("v").max(0)).unwrap_or(u8::MAX), modules);
-    Ok(())
+/// For unknown formats, malformed `--vmodule`, and times that never pass.
+pub fn logging_settings(values: &Values) -> Result<logging::Settings, LoggingError> {
+    let format: logging::Format = values.string("logging-format").parse()?;
+    let name = format.name();
+    if values.duration(FLUSH).is_zero() {
+        return Err(LoggingError::FlushFrequency(values.string(FLUSH).to_owned()));
+    }
+    Ok(logging::Settings {
+        format,
+        verbosity: u8::try_from(values.int("v").max(0)).unwrap_or(u8::MAX),
+        modules: logging::parse_modules(values.string("vmodule"))?,
+        streams: Streams {
+            split: values.bool(&format!("log-{name}-split-stream")),
+            buffer: usize::try_from(buffer(values, name)).unwrap_or(0),
+            flush: values.duration(FLUSH),
+        },
+    })
 }
 
-/// Refuses what flags of logs ask for that is not served.
-///
-/// # Errors
-/// For the first of them.
-pub fn check_logging(values: &Values) -> Result<(), LoggingError> {
-    Ok(fixed::check(fixed::LOGGING, values)?)
+fn buffer(values: &Values, format: &str) -> i64 {
+    values.quantity(&format!("log-{format}-info-buffer-size")).map_or(0, Quantity::value)
 }
 
 /// `--disabled-metrics`, `--allow-metric-labels`, `--allow-metric-labels-manifest`.
@@ -355,4 +398,59 @@ pub fn leader_election_options(values: &Values) -> Option<LeaderElection> {
         retry_period: positive("leader-elect-retry-period"),
         ..LeaderElection::new(name, namespace)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::{FlagSet, Parsed};
+
+    fn values(flags: &[&str]) -> Values {
+        let all = FlagSet::new("kube-test", "Tests.", logging());
+        match all.parse(flags.iter().map(|flag| (*flag).to_owned())).unwrap() {
+            Parsed::Run(values) => values,
+            Parsed::Print(text) => panic!("{text}"),
+        }
+    }
+
+    #[test]
+    fn options_of_logs_go_with_their_gates() {
+        let alpha = Gates::default().with(Gate::LoggingAlphaOptions, true);
+        for (flag, refusal) in [
+            ("--log-text-split-stream", "options.text.splitStream"),
+            ("--log-json-split-stream=true", "options.json.splitStream"),
+            ("--log-text-info-buffer-size=1Mi", "options.text.infoBufferSize"),
+            ("--log-json-info-buffer-size=512", "options.json.infoBufferSize"),
+        ] {
+            let given = values(&[flag]);
+            let refusal = format!("{refusal}: Forbidden: Feature LoggingAlphaOptions is disabled");
+            assert_eq!(check_logging(&given, Gates::default()).unwrap_err().to_string(), refusal);
+            assert_eq!(check_logging(&given, alpha), Ok(()), "{flag}");
+        }
+        for flag in
+            ["--log-text-split-stream=false", "--log-json-info-buffer-size=0", "--logging-format=json"]
+        {
+            assert_eq!(check_logging(&values(&[flag]), Gates::default()), Ok(()), "{flag}");
+        }
+        let no_beta = Gates::default().with(Gate::LoggingBetaOptions, false);
+        assert_eq!(
+            check_logging(&values(&["--logging-format=json"]), no_beta).unwrap_err().to_string(),
+            "format: Forbidden: Log format json is disabled, see LoggingBetaOptions feature"
+        );
+    }
+
+    #[test]
+    fn streams_are_those_of_the_format() {
+        let flags =
+            ["--log-json-split-stream", "--log-json-info-buffer-size=2Ki", "--log-flush-frequency=1s"];
+        let flush = Duration::from_secs(1);
+        let of = |more: &[&str]| logging_settings(&values(&[&flags[..], more].concat()));
+        let json = of(&["--logging-format=json", "-v=3"]).unwrap();
+        assert_eq!((json.verbosity, json.streams), (3, Streams { split: true, buffer: 2048, flush }));
+        assert_eq!(of(&[]).unwrap().streams, Streams { split: false, buffer: 0, flush });
+        assert_eq!(
+            of(&["--log-flush-frequency=0s"]).unwrap_err().to_string(),
+            "flushFrequency: Invalid value: \"0s\": Must be greater than zero"
+        );
+    }
 }

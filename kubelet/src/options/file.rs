@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use component_base::traces::TracingConfiguration;
+use component_base::{quantity::Quantity, traces::TracingConfiguration};
 use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
@@ -125,7 +125,7 @@ pub struct MemorySwap {
 pub struct Logging {
     /// `text` (default) or `json`.
     pub format: String,
-    /// Longest time between flushes, as a duration or in nanoseconds; each line is one.
+    /// Longest time that lines wait, as a duration or in nanoseconds.
     pub flush_frequency: Value,
     /// Up to which level messages are written.
     pub verbosity: u32,
@@ -151,6 +151,33 @@ impl Default for Logging {
         let options = json!({ "text": { "infoBufferSize": "0" }, "json": { "infoBufferSize": "0" } });
         let (format, flush_frequency) = ("text".to_owned(), json!("5s"));
         Self { format, flush_frequency, verbosity: 0, vmodule: vec![], options }
+    }
+}
+
+impl Logging {
+    /// Whether what is no error goes to standard output, in a format.
+    pub fn splits(&self, format: &str) -> bool {
+        self.options[format]["splitStream"] == true
+    }
+
+    /// How many bytes of that may wait; none where the file's quantity is not one.
+    pub fn buffer(&self, format: &str) -> Option<usize> {
+        let size = match &self.options[format]["infoBufferSize"] {
+            Value::Null => return Some(0),
+            Value::String(text) => text.parse::<Quantity>().ok()?.value(),
+            number => number.as_i64()?,
+        };
+        usize::try_from(size).ok()
+    }
+
+    /// How long it waits at most; nothing where that is no time.
+    pub fn flush_period(&self) -> Option<Duration> {
+        let period = match &self.flush_frequency {
+            Value::String(text) => component_base::goduration::parse(text).ok()?,
+            number => Duration::from_nanos(number.as_u64()?),
+        };
+        // Zero is the default's value as well.
+        Some(if period.is_zero() { Duration::from_secs(5) } else { period })
     }
 }
 

@@ -39,7 +39,6 @@ pub const SWITCHES: Switches = Switches {
         Gate::KubeletPodResourcesListUseActivePods,
         Gate::KubeletRegistrationGetOnExistsOnly,
         Gate::KubeletServiceAccountTokenForCredentialProviders,
-        Gate::LoggingBetaOptions,
         Gate::MemoryQoS,
         Gate::NodeDeclaredFeatures,
         Gate::PodCertificateRequest,
@@ -68,13 +67,11 @@ pub const SWITCHES: Switches = Switches {
 mod tests {
     use super::*;
 
-    /// Gates that are as they are by default, and why.
+    /// Gates that are as they are by default in the kubelet alone, and why.
     const LEFT: &[(Gate, &str)] = &[
         (Gate::ExtendWebSocketsToKubelet, "WebSockets go on to the runtime as they come"),
         (Gate::KubeletSeparateDiskGC, "the disk of writable layers is taken to be that of images"),
         (Gate::LocalStorageCapacityIsolationFSQuotaMonitoring, "folders are walked: no quotas of projects"),
-        (Gate::LoggingAlphaOptions, "there is no split of streams to switch"),
-        (Gate::NativeHistograms, "metrics are text, which has none"),
         (Gate::PLEGOnDemandRelist, "workers look at their own pod themselves, at once"),
         (Gate::PodAndContainerStatsFromCRI, "what the runtime tells is shown, the rest comes from cgroups"),
         (Gate::PodLevelResourceManagers, "processors and memory are given to containers only"),

@@ -11,7 +11,6 @@ use component_base::{
     traces::TracingConfiguration,
 };
 use k8s_openapi::api::core::v1::Taint;
-use serde_json::Value;
 
 use super::file::KubeletConfiguration;
 use crate::{cgroup::Driver, pod::resources, userns, worker::backoff};
@@ -31,7 +30,7 @@ pub fn check(file: &KubeletConfiguration, gates: Gates) -> Vec<String> {
     pods(file, gates, &mut wrong);
     enforcement(file, &mut wrong);
     shutdown(file, gates, &mut wrong);
-    logs(file, &mut wrong);
+    logs(file, gates, &mut wrong);
     others(file, &mut wrong);
     wrong
 }
@@ -378,7 +377,7 @@ fn shutdown(file: &KubeletConfiguration, gates: Gates, wrong: &mut Vec<String>) 
 }
 
 /// Logs of containers and of the kubelet itself.
-fn logs(file: &KubeletConfiguration, wrong: &mut Vec<String>) {
+fn logs(file: &KubeletConfiguration, gates: Gates, wrong: &mut Vec<String>) {
     let mut must = |is: bool, text: String| {
         if !is {
             wrong.push(text);
@@ -409,13 +408,32 @@ fn logs(file: &KubeletConfiguration, wrong: &mut Vec<String>) {
         ["text", "json"].contains(&format.as_str()),
         format!("logging.format: {format:?}: Unsupported log format"),
     );
-    for (format, options) in file.logging.options.as_object().into_iter().flatten() {
-        let buffered = !matches!(&options["infoBufferSize"], Value::Null)
-            && options["infoBufferSize"] != "0"
-            && options["infoBufferSize"] != 0;
+    must(
+        file.logging.flush_period().is_some(),
+        format!(
+            "logging.flushFrequency: Invalid value: {}: Must be greater than zero",
+            file.logging.flush_frequency
+        ),
+    );
+    must(
+        format != "json" || gates.has(Gate::LoggingBetaOptions),
+        "logging.format: Forbidden: Log format json is disabled, see LoggingBetaOptions feature".to_owned(),
+    );
+    for format in ["text", "json"] {
+        for (option, is_asked) in [
+            ("splitStream", file.logging.splits(format)),
+            ("infoBufferSize", file.logging.buffer(format) != Some(0)),
+        ] {
+            must(
+                !is_asked || gates.has(Gate::LoggingAlphaOptions),
+                format!(
+                    "logging.options.{format}.{option}: Forbidden: Feature LoggingAlphaOptions is disabled"
+                ),
+            );
+        }
         must(
-            options["splitStream"] != true && !buffered,
-            format!("logging.options.{format}: Forbidden: feature LoggingAlphaOptions is disabled"),
+            file.logging.buffer(format).is_some(),
+            format!("logging.options.{format}.infoBufferSize: must be a quantity that is not negative"),
         );
     }
     let version = &file.show_hidden_metrics_for_version;
@@ -559,6 +577,9 @@ mod tests {
             ("logging: {format: xml}", "Unsupported log format"),
             ("logging: {options: {text: {splitStream: true}}}", "LoggingAlphaOptions is disabled"),
             ("logging: {options: {json: {infoBufferSize: 1Mi}}}", "LoggingAlphaOptions is disabled"),
+            ("logging: {options: {json: {infoBufferSize: much}}}", "infoBufferSize: must be a quantity"),
+            ("logging: {flushFrequency: -1}", "logging.flushFrequency: Invalid value: -1"),
+            ("logging: {format: json}\nfeatureGates: {LoggingBetaOptions: false}", "see LoggingBetaOptions"),
         ] {
             let told = said(lines);
             assert!(told.iter().any(|text| text.contains(part)), "{lines}: {told:?}");
