@@ -37,8 +37,8 @@ use crate::{
         Cluster, DeviceChange, DeviceEvent, NodeInfo, PodInfo, Reservation, SelectorChange, StorageChange,
     },
     plan::{
-        self, Budget, FilterError, Means, Nominations, Options, Placement, Preemption, Stopwatch,
-        Unschedulable,
+        self, Budget, FilterError, LetGo, Means, Next, Nominations, Options, Placement, Preemption,
+        Stopwatch, Unschedulable,
     },
     plugins::{Weighted, measured::Sampling},
     profile::Profile,
@@ -427,7 +427,8 @@ impl Cycle {
         let began = self.clock.now();
         let plugins = self.profile(pod).into_iter().flat_map(|at| &self.profiles[at].plugins);
         let holds = |w: &&Weighted| w.plugin.may_enqueue(pod, &self.cluster).is_err();
-        let found = plugins.filter(|w| w.points.gates).find(holds).map(|w| w.plugin.name());
+        let holding = plugins.filter(|w| w.points.gates).filter(holds);
+        let found = holding.min_by_key(|w| w.turns.gates).map(|w| w.plugin.name());
         let status = if found.is_none() { Status::Success } else { Status::Unresolvable };
         let took = self.clock.now().duration_since(began).as_secs_f64();
         self.metrics.point("PreEnqueue", status, &pod.scheduler_name, took);
@@ -455,7 +456,11 @@ impl Cycle {
         self.events = self.events.wrapping_add(1);
         let all = self.profiles.iter().flat_map(|profile| &profile.plugins);
         let plugins: Vec<&dyn Plugin> = all.map(|w| w.plugin.as_ref()).collect();
-        self.queue.event_for(is_told, event, &plugins, now);
+        for pod in self.queue.event_for(is_told, event, &plugins, now) {
+            if self.gated_by(&pod).is_none() {
+                self.queue.ungate(&pod.uid, event.label(), now);
+            }
+        }
         let took = self.now().saturating_sub(now);
         self.metrics.handled(event.label(), took.as_secs_f64());
     }
@@ -482,12 +487,19 @@ impl Cycle {
             }
             Outcome::Unschedulable(failure) => {
                 self.metrics.attempt(&profile.name, "unschedulable", seconds);
-                if let Some(claim) = plan::release(pod, &self.cluster, &profile.plugins, &failure) {
-                    self.actor.release(claim);
-                    return self.refused(pod, &failure, Preemption::Helpless(String::new()));
-                }
-                match self.preempt(pod, at, &failure).await {
-                    Ok(preemption) => self.refused(pod, &failure, preemption),
+                let LetGo { claim, note, next } =
+                    plan::let_go(pod, &self.cluster, &profile.plugins, &failure);
+                claim.into_iter().for_each(|claim| self.actor.release(claim));
+                let outcome = match next {
+                    Next::MakeRoom if profile.preemption.is_none() && note.is_empty() => {
+                        Ok(Preemption::Hopeless(String::new()))
+                    }
+                    Next::MakeRoom => self.preempt(pod, at, &failure).await,
+                    Next::Wait => Ok(Preemption::Helpless(String::new())),
+                    Next::GiveUp => Ok(Preemption::Hopeless(String::new())),
+                };
+                match outcome {
+                    Ok(preemption) => self.refused(pod, &failure, preemption.after(note)),
                     Err(error) => self.failed(pod, chain(&error)),
                 }
             }
@@ -683,10 +695,8 @@ impl Cycle {
             self.actor.unschedulable(pod, "Unschedulable", message, nominated);
         }
         let now = self.now();
-        // With no node at all nobody refused, but only a node can help.
-        let refused_by =
-            if failure.plugins.is_empty() { vec!["NodeResourcesFit"] } else { failure.plugins.clone() };
-        self.queue.failed(&pod.uid, refused_by, now);
+        // With no node at all nobody refused: the pod is tried again after its back-off.
+        self.queue.failed(&pod.uid, failure.plugins.clone(), now);
     }
 
     fn read_budgets(&self) -> Vec<Budget> {

@@ -202,6 +202,11 @@ pub trait Plugin: Send + Sync {
     fn release(&self, _pod: &PodInfo, _cluster: &Cluster) -> Option<Release> {
         None
     }
+    /// What is said of a pod that no node takes and for which nothing was let go, by a plugin that looks for something to
+    /// let go of.
+    fn kept(&self, _pod: &PodInfo, _cluster: &Cluster) -> Option<&'static str> {
+        None
+    }
     /// Prepares scoring of `nodes`, those that passed the filters; `None` when the plugin does not care.
     fn score<'a>(&self, _pod: &'a PodInfo, _cluster: &'a Cluster, _nodes: &[&'a NodeInfo]) -> Scorer<'a> {
         None

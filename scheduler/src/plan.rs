@@ -282,15 +282,52 @@ fn reserve(pod: &PodInfo, cluster: &Cluster, plugins: &[Weighted], node: &NodeIn
     out
 }
 
-/// What is given back when no node takes a pod, before others are evicted for it.
-pub fn release(
-    pod: &PodInfo,
-    cluster: &Cluster,
-    plugins: &[Weighted],
-    failure: &Unschedulable,
-) -> Option<Release> {
-    let asked = plugins.iter().filter(|w| w.points.reserves && failure.plugins.contains(&w.plugin.name()));
-    asked.filter_map(|w| w.plugin.release(pod, cluster)).next()
+/// What comes of it that no node takes a pod, before others are evicted for it.
+#[derive(Debug, Default)]
+pub struct LetGo {
+    /// What is given back.
+    pub claim: Option<Release>,
+    /// What joins the pod's message.
+    pub note: &'static str,
+    /// What comes next.
+    pub next: Next,
+}
+
+/// What comes of a pod after that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Next {
+    /// Others may have to go for it.
+    #[default]
+    MakeRoom,
+    /// Nothing: it keeps room that was made for it before.
+    Wait,
+    /// It does not keep that either.
+    GiveUp,
+}
+
+/// Said by a plugin whose turn had not come when another one refused the pod whatever the node: it knows nothing of it.
+const NOT_ASKED: &str = "not found";
+
+/// What plugins let go of.
+pub fn let_go(pod: &PodInfo, cluster: &Cluster, plugins: &[Weighted], failure: &Unschedulable) -> LetGo {
+    if failure.nodes == 0 {
+        return LetGo { next: Next::GiveUp, ..LetGo::default() };
+    }
+    let of = |name: &str| plugins.iter().find(|w| w.plugin.name() == name).map(|w| w.turns.prepares);
+    let rejected = failure.rejected.as_ref().and_then(|_| of(failure.plugins.first()?));
+    let mut out = LetGo::default();
+    for w in plugins.iter().filter(|w| w.points.lets_go) {
+        let Some(note) = w.plugin.kept(pod, cluster) else { continue };
+        if rejected.is_some_and(|turn| turn < w.turns.prepares) {
+            return LetGo { claim: None, note: NOT_ASKED, next: Next::Wait };
+        }
+        let refused = failure.plugins.contains(&w.plugin.name());
+        out.note = note;
+        if let Some(claim) = refused.then(|| w.plugin.release(pod, cluster)).flatten() {
+            return LetGo { note: claim.done(), claim: Some(claim), next: Next::Wait };
+        }
+    }
+    out
 }
 
 /// The filters of one cycle.
@@ -312,10 +349,18 @@ pub(crate) fn prepare<'a>(
     plugins: &[Weighted],
 ) -> Result<Filters<'a>, (&'static str, Reason)> {
     let mut out = Filters { filters: Vec::new(), restricted: None };
-    for Weighted { plugin, .. } in plugins.iter().filter(|w| w.points.filters) {
+    let mut rejected: Option<(usize, (&'static str, Reason))> = None;
+    for Weighted { plugin, turns, .. } in plugins.iter().filter(|w| w.points.filters) {
+        // Whose turn comes after that of one that rejects the pod is not asked.
+        if rejected.as_ref().is_some_and(|(turn, _)| *turn <= turns.prepares) {
+            continue;
+        }
         let filter = match plugin.filter(pod, cluster) {
             Prepared::Skip => continue,
-            Prepared::Reject(reason) => return Err((plugin.name(), reason)),
+            Prepared::Reject(reason) => {
+                rejected = Some((turns.prepares, (plugin.name(), reason)));
+                continue;
+            }
             Prepared::Filter(filter) => filter,
             Prepared::Restrict(names, filter) => {
                 out.restricted = Some((plugin.name(), names));
@@ -324,7 +369,7 @@ pub(crate) fn prepare<'a>(
         };
         out.filters.push(Ready { plugin: plugin.name(), is_local: plugin.is_local(), filter });
     }
-    Ok(out)
+    rejected.map_or(Ok(out), |(_, rejected)| Err(rejected))
 }
 
 impl Ready<'_> {

@@ -41,6 +41,17 @@ pub struct Weighted {
     pub domain_weight: i64,
     /// Where it is asked.
     pub points: Points,
+    /// When, where that is not the order of the list.
+    pub turns: Turns,
+}
+
+/// The place of a plugin among those that are asked the same. The list itself is in the order of filtering.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// Whether a pod may be tried.
+    pub gates: usize,
+    /// What there is to filter by.
+    pub prepares: usize,
 }
 
 /// Where a plugin is asked.
@@ -52,6 +63,8 @@ pub struct Points {
     pub filters: bool,
     /// Which node is best.
     pub scores: bool,
+    /// What is let go of where no node takes the pod.
+    pub lets_go: bool,
     /// What is written before binding.
     pub reserves: bool,
     /// Whether a pod of a group may be bound.
@@ -108,7 +121,8 @@ pub const REGISTRY: &[Registered] = &[
     }),
     on("DynamicResources", 2, |a, gates| {
         let read: args::DynamicResourcesArgs = args::read("DynamicResources", a)?;
-        Ok(Box::new(dynamic_resources::DynamicResources::new(read.filter_timeout(gates)?)))
+        let (filter, binding) = (read.filter_timeout(gates)?, read.binding_timeout(gates)?);
+        Ok(Box::new(dynamic_resources::DynamicResources::new(filter, binding)))
     }),
     on("NodeResourcesBalancedAllocation", 1, |a, _| {
         let read = args::read("NodeResourcesBalancedAllocation", a)?;
@@ -168,13 +182,21 @@ fn plain(
 
 impl Points {
     /// Everywhere.
-    pub const ALL: Points =
-        Points { gates: true, filters: true, scores: true, reserves: true, permits: true, generates: true };
+    pub const ALL: Points = Points {
+        gates: true,
+        filters: true,
+        scores: true,
+        lets_go: true,
+        reserves: true,
+        permits: true,
+        generates: true,
+    };
     /// Nowhere.
     pub const NONE: Points = Points {
         gates: false,
         filters: false,
         scores: false,
+        lets_go: false,
         reserves: false,
         permits: false,
         generates: false,
@@ -184,13 +206,14 @@ impl Points {
 /// The default plugins with their default arguments.
 pub fn defaults(features: Gates) -> Vec<Weighted> {
     let all = REGISTRY.iter().filter(|p| p.is_default(features));
-    all.filter_map(|p| {
-        // Default arguments are right ones: a test makes them all.
-        let plugin = (p.make)(None, features).ok()?;
-        let weight = p.usual_weight(features);
-        Some(Weighted { plugin, weight, domain_weight: p.weight, points: Points::ALL })
-    })
-    .collect()
+    all.enumerate()
+        .filter_map(|(at, p)| {
+            // Default arguments are right ones: a test makes them all.
+            let plugin = (p.make)(None, features).ok()?;
+            let (weight, turns) = (p.usual_weight(features), Turns { gates: at, prepares: at });
+            Some(Weighted { plugin, weight, domain_weight: p.weight, points: Points::ALL, turns })
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{
     },
     metrics::Metrics,
     plugins::{
-        self, Points, Registered, Weighted,
+        self, Points, Registered, Turns, Weighted,
         measured::{Measured, Sampling},
     },
 };
@@ -111,7 +111,14 @@ impl Profile {
         check_names(profile)?;
         let args = |name: &str| profile.plugin_config.iter().find(|c| c.name == name).map(|c| &c.args);
         let mut out = Vec::new();
-        for registered in order(switches, features) {
+        let all = order(switches, features);
+        let (gating, preparing) = (
+            at(&all, &switches.pre_enqueue, features, switches),
+            at(&all, &switches.pre_filter, features, switches),
+        );
+        let filtering = at(&all, &switches.filter, features, switches);
+        let turn = |of: &[&str], name: &str| of.iter().position(|n| *n == name).unwrap_or(of.len());
+        for registered in all {
             let points = points(switches, registered, features);
             if points == Points::NONE {
                 continue;
@@ -131,8 +138,11 @@ impl Profile {
                     registered.is_default(features),
                 ),
             );
-            out.push(Weighted { plugin, weight, domain_weight, points });
+            let (gates, prepares) = (turn(&gating, registered.name), turn(&preparing, registered.name));
+            let turns = Turns { gates, prepares };
+            out.push(Weighted { plugin, weight, domain_weight, points, turns });
         }
+        out.sort_by_key(|w| turn(&filtering, w.plugin.name()));
         let preempts = is_on(switches, &[&switches.post_filter], PREEMPTION, true);
         let preemption: DefaultPreemptionArgs = read(PREEMPTION, args(PREEMPTION))?;
         preemption.check().map_err(of(PREEMPTION))?;
@@ -247,6 +257,23 @@ fn order(switches: &Plugins, features: Gates) -> Vec<&'static Registered> {
     first
 }
 
+/// The order at a point: those it names that are on everywhere, then the others that are, then what it has for itself.
+fn at<'s>(
+    all: &[&'static Registered],
+    point: &'s PluginSet,
+    features: Gates,
+    switches: &Plugins,
+) -> Vec<&'s str> {
+    let everywhere = |name: &str| {
+        let known = all.iter().find(|p| p.name == name);
+        known.is_some_and(|p| is_on(switches, &[], name, p.is_default(features))) && !point.disables(name)
+    };
+    let named = || point.enabled.iter().map(|switch| switch.name.as_str());
+    let first = named().filter(|name| everywhere(name));
+    let rest = all.iter().map(|p| p.name).filter(|name| everywhere(name) && point.enables(name).is_none());
+    first.chain(rest).chain(named().filter(|name| !everywhere(name))).collect()
+}
+
 /// Whether a plugin is on at a point: switched on there, or on for all points and not switched off there.
 fn is_on(switches: &Plugins, sets: &[&PluginSet], name: &str, is_default: bool) -> bool {
     let all = &switches.multi_point;
@@ -262,6 +289,7 @@ fn points(switches: &Plugins, registered: &Registered, features: Gates) -> Point
         gates: on(&[&switches.pre_enqueue]),
         filters: on(&[&switches.pre_filter, &switches.filter]),
         scores: on(&[&switches.pre_score, &switches.score]),
+        lets_go: on(&[&switches.post_filter]),
         reserves: on(&[&switches.reserve, &switches.pre_bind]),
         permits: on(&[&switches.permit]),
         generates: on(&[&switches.placement_generate]),
@@ -334,6 +362,29 @@ mod tests {
         assert_eq!(names, ["NodeName", "NodeResourcesFit"]);
         assert_eq!(profile.plugins[1].weight, 4);
         assert_eq!(profile.preemption, None);
+    }
+
+    #[test]
+    fn points_have_an_order_of_their_own() {
+        let profile = build(json!({"plugins": {
+            "preEnqueue": {"enabled": [{"name": "DynamicResources"}]},
+            "preFilter": {"disabled": [{"name": "*"}], "enabled": [{"name": "NodePorts"}, {"name": "NodeAffinity"}]},
+            "filter": {
+                "disabled": [{"name": "NodeName"}],
+                "enabled": [{"name": "NodeName"}, {"name": "VolumeZone"}, {"name": "GangScheduling"}, {"name": "NodePorts"}],
+            },
+        }}))
+        .unwrap();
+        let names: Vec<&str> = profile.plugins.iter().map(|w| w.plugin.name()).collect();
+        // What is on everywhere comes first, in the order of the point; what is so there alone comes last.
+        assert_eq!(names[..4], ["VolumeZone", "NodePorts", "SchedulingGates", "NodeUnschedulable"]);
+        assert_eq!(names[names.len() - 2..], ["NodeName", "GangScheduling"]);
+        let turns = |name: &str| find(&profile, name).unwrap().turns;
+        assert_eq!((turns("DynamicResources").gates, turns("SchedulingGates").gates), (0, 1));
+        assert_eq!((turns("NodePorts").prepares, turns("NodeAffinity").prepares), (0, 1));
+        let usual = build(json!({})).unwrap();
+        let is_usual = |(at, w): (usize, &Weighted)| w.turns == Turns { gates: at, prepares: at };
+        assert!(usual.plugins.iter().enumerate().all(is_usual));
     }
 
     #[test]

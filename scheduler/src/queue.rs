@@ -32,6 +32,14 @@ pub struct BackOff {
     pub groups: bool,
 }
 
+impl BackOff {
+    /// When a back-off is over that lasts until then. Where pods are tried early they are so in the order of whole seconds,
+    /// and those of one second are over with it.
+    fn end(&self, until: Instant) -> Instant {
+        if self.early { Duration::from_secs(until.as_secs() + 1) } else { until }
+    }
+}
+
 /// How often placing a pod has failed: what its back-off goes by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Failures {
@@ -303,26 +311,33 @@ impl Queue {
 
     /// Something happened: wakes the pods it may help.
     pub fn event(&mut self, event: &ClusterEvent, plugins: &[&dyn Plugin], now: Instant) {
-        self.event_for(|_| true, event, plugins, now);
+        // Who may be tried is not known here.
+        drop(self.event_for(|_| true, event, plugins, now));
     }
 
-    /// Something happened that only some pods are to know of.
+    /// Something happened that only some pods are to know of. Gated ones that it may help are told of: they may be tried if
+    /// nobody holds them back any more.
     pub fn event_for(
         &mut self,
         is_told: impl Fn(&PodInfo) -> bool,
         event: &ClusterEvent,
         plugins: &[&dyn Plugin],
         now: Instant,
-    ) {
+    ) -> Vec<Arc<PodInfo>> {
         let woken: Vec<String> = self
             .entries
             .iter()
             .filter(|(_, e)| is_told(&e.pod) && helped(e, event, plugins))
             .map(|(uid, _)| uid.clone())
             .collect();
+        let mut gated = Vec::new();
         for uid in woken {
-            self.wake_for(&uid, now, event.label());
+            match self.entries.get(&uid) {
+                Some(entry) if entry.place == Place::Gated => gated.push(entry.pod.clone()),
+                _ => self.wake_for(&uid, now, event.label()),
+            }
         }
+        gated
     }
 
     fn wake_for(&mut self, uid: &str, now: Instant, event: &'static str) {
@@ -412,8 +427,8 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let count = entry.failures.count();
         let doubled = self.back_off.initial * 2u32.saturating_pow(count.saturating_sub(1).min(16));
-        let until = entry.since + doubled.min(self.back_off.max);
-        if count == 0 || until <= now {
+        let until = self.back_off.end(entry.since + doubled.min(self.back_off.max));
+        if count == 0 || self.back_off.max.is_zero() || until <= now {
             self.activate(uid, event);
         } else {
             self.sequence += 1;
@@ -456,7 +471,7 @@ fn helped(entry: &Entry, event: &ClusterEvent, plugins: &[&dyn Plugin]) -> bool 
     match entry.place {
         // Nobody knows what changes an extender's mind.
         Place::Waiting if entry.refused_by.contains(&extender::NAME) => true,
-        Place::Waiting => plugins
+        Place::Waiting | Place::Gated => plugins
             .iter()
             .filter(|p| entry.refused_by.contains(&p.name()))
             .any(|p| p.wakes(&entry.pod, event)),

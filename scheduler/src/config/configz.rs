@@ -142,15 +142,50 @@ fn arguments(config: &PluginConfig, features: Gates) -> Value {
     for (field, value) in config.args.as_object().into_iter().flatten() {
         args[field] = value.clone();
     }
+    let lists = match config.name.as_str() {
+        "NodeResourcesFit" => args.get_mut("scoringStrategy"),
+        "NodeResourcesBalancedAllocation" => Some(&mut args),
+        _ => None,
+    };
+    if let Some(lists) = lists.and_then(Value::as_object_mut) {
+        weigh(lists.entry("resources").or_insert(Value::Null));
+    }
     json!({"name": config.name, "args": args})
+}
+
+/// Completes a list of resources: the usual ones where there are none, and a weight of 1 where there is none.
+fn weigh(resources: &mut Value) {
+    if resources.as_array().is_none_or(Vec::is_empty) {
+        *resources = usual_resources();
+    }
+    for resource in resources.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        if resource.get("weight").and_then(Value::as_i64).unwrap_or(0) == 0 {
+            resource.insert("weight".to_owned(), 1.into());
+        }
+    }
+}
+
+fn usual_resources() -> Value {
+    json!([{"name": "cpu", "weight": 1}, {"name": "memory", "weight": 1}])
 }
 
 /// What a plugin is told where nothing is said; none for those that have no arguments.
 fn defaults(plugin: &str, features: Gates) -> Option<Value> {
-    let resources = json!([{"name": "cpu", "weight": 1}, {"name": "memory", "weight": 1}]);
+    let resources = usual_resources();
     Some(match plugin {
         "DefaultPreemption" => json!({"minCandidateNodesPercentage": 10, "minCandidateNodesAbsolute": 100}),
-        "DynamicResources" => json!({"filterTimeout": "10s", "bindingTimeout": "10m0s"}),
+        "DynamicResources" => {
+            let mut args = json!({});
+            if features.has(Gate::DRASchedulerFilterTimeout) {
+                args["filterTimeout"] = "10s".into();
+            }
+            if features.has(Gate::DRADeviceBindingConditions)
+                && features.has(Gate::DRAResourceClaimDeviceStatus)
+            {
+                args["bindingTimeout"] = "10m0s".into();
+            }
+            args
+        }
         "InterPodAffinity" => {
             json!({"hardPodAffinityWeight": 1, "ignorePreferredTermsOfExistingPods": false})
         }
@@ -242,6 +277,31 @@ mod tests {
         let config = with("", Gates::default().with(Gate::StorageCapacityScoring, true));
         let usual = json!([{"utilization": 0, "score": 10}, {"utilization": 100, "score": 0}]);
         assert_eq!(config.pointer(shape), Some(&usual));
+    }
+
+    #[test]
+    fn what_is_said_in_part_is_completed() {
+        let args = |plugin: &str, args: &str, features| {
+            let body = format!("profiles: [{{pluginConfig: [{{name: {plugin}, args: {args}}}]}}]");
+            with(&body, features)["profiles"][0]["pluginConfig"][0]["args"].clone()
+        };
+        let usual = Gates::default();
+        let strategy = args("NodeResourcesFit", "{scoringStrategy: {type: MostAllocated}}", usual);
+        assert_eq!(
+            strategy["scoringStrategy"],
+            json!({"type": "MostAllocated", "resources": usual_resources()})
+        );
+        let named = "{resources: [{name: a.b/c}, {name: memory, weight: 3}]}";
+        let weights = args("NodeResourcesBalancedAllocation", named, usual);
+        let expected = json!([{"name": "a.b/c", "weight": 1}, {"name": "memory", "weight": 3}]);
+        assert_eq!(weights["resources"], expected);
+        for (gate, field) in [
+            (Gate::DRASchedulerFilterTimeout, "filterTimeout"),
+            (Gate::DRAResourceClaimDeviceStatus, "bindingTimeout"),
+        ] {
+            assert!(!args("DynamicResources", "{}", usual)[field].is_null());
+            assert!(args("DynamicResources", "{}", usual.with(gate, false))[field].is_null(), "{field}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     metrics::Attempt,
     model::{GroupInfo, PodInfo},
     plan::{
-        Options, Preemption,
+        self, LetGo, Next, Options, Preemption,
         group::{self, GroupDecision, Rehearsal, Rules, Standing, Tried, Turn},
     },
 };
@@ -38,9 +38,24 @@ enum GroupError {
     )]
     Names(String, String),
     #[error("failed to schedule other pod from a pod group")]
-    Attempt(#[source] AttemptError),
+    Attempt {
+        /// The pod it failed with.
+        uid: String,
+        #[source]
+        source: AttemptError,
+    },
     #[error("{0}")]
     Domains(String),
+}
+
+impl GroupError {
+    /// What a pod of the group is told.
+    fn told(&self, pod: &PodInfo) -> String {
+        match self {
+            Self::Attempt { uid, source } if *uid == pod.uid => chain(source),
+            _ => chain(self),
+        }
+    }
 }
 
 impl Cycle {
@@ -99,7 +114,11 @@ impl Cycle {
             Err(error) => {
                 for pod in &pods {
                     self.metrics.attempt(&self.profiles[at].name, "error", decided);
-                    self.failed(pod, chain(&error));
+                    self.failed(pod, error.told(pod));
+                }
+                // A group that names several schedulers is nobody's to speak of.
+                if matches!(error, GroupError::Names(..)) {
+                    return;
                 }
                 chain(&error)
             }
@@ -203,7 +222,9 @@ impl Cycle {
             let outcome = match outcome {
                 Outcome::Placed(placement) => Ok(placement),
                 Outcome::Unschedulable(failure) => Err(failure),
-                Outcome::Failed(error) => return Err(GroupError::Attempt(error)),
+                Outcome::Failed(source) => {
+                    return Err(GroupError::Attempt { uid: pod.uid.clone(), source });
+                }
             };
             rehearsal.take(pod, outcome, rules);
         }
@@ -267,8 +288,16 @@ impl Cycle {
                 }
                 (Turn::Placed(_) | Turn::MakesRoom { .. }, _) => self.hold(&pod, held, String::new()),
                 (Turn::Refused { failure, note, hopeless }, _) => {
-                    let none = if hopeless { Preemption::Hopeless(note) } else { Preemption::Helpless(note) };
-                    self.refused(&pod, &failure, none);
+                    let LetGo { claim, note: said, next } =
+                        plan::let_go(&pod, &self.cluster, &self.profiles[at].plugins, &failure);
+                    claim.into_iter().for_each(|claim| self.actor.release(claim));
+                    let none = match (next, hopeless) {
+                        (Next::Wait, _) => Preemption::Helpless(String::new()),
+                        (Next::GiveUp, _) => Preemption::Hopeless(String::new()),
+                        (Next::MakeRoom, true) => Preemption::Hopeless(note),
+                        (Next::MakeRoom, false) => Preemption::Helpless(note),
+                    };
+                    self.refused(&pod, &failure, none.after(said));
                 }
             }
         }
@@ -316,6 +345,16 @@ fn next_condition(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_of_one_pod_is_told_to_the_others_as_such() {
+        let reason = "nobody knows".into();
+        let source = AttemptError::Filter(plan::FilterError { plugin: "NodePorts", reason });
+        let error = GroupError::Attempt { uid: "uid-p".to_owned(), source };
+        let told = |name: &str| error.told(&crate::testing::pod(name).group("g").info());
+        assert_eq!(told("p"), "running \"NodePorts\" filter plugin: nobody knows");
+        assert_eq!(told("q"), format!("failed to schedule other pod from a pod group: {}", told("p")));
+    }
 
     #[test]
     fn a_group_once_placed_stays_so_and_the_same_is_not_written_again() {

@@ -209,6 +209,16 @@ pub enum Release {
     Delete(Arc<ResourceClaim>),
 }
 
+impl Release {
+    /// What is said of it to the pod.
+    pub const fn done(&self) -> &'static str {
+        match self {
+            Self::GiveBack(_) => "deallocation of ResourceClaim completed",
+            Self::Delete(_) => "deletion of ResourceClaim completed",
+        }
+    }
+}
+
 impl Reservation {
     /// The volume that is chosen for a claim, unless one is made.
     pub fn volume_for(&self, claim: &ObjectKey) -> Option<&PersistentVolume> {

@@ -48,6 +48,23 @@ pub enum Preemption {
     Hopeless(String),
 }
 
+impl Preemption {
+    /// The same, where something was said before.
+    #[must_use]
+    pub fn after(self, said: &str) -> Self {
+        let join = |why: String| match (said, why.as_str()) {
+            ("", _) => why,
+            (_, "") => said.to_owned(),
+            _ => format!("{said}, {why}"),
+        };
+        match self {
+            Self::Helpless(why) => Self::Helpless(join(why)),
+            Self::Hopeless(why) => Self::Hopeless(join(why)),
+            evict @ Self::Evict { .. } => evict,
+        }
+    }
+}
+
 /// What making room goes by.
 #[derive(Clone, Copy, Debug)]
 pub struct Means<'a> {
@@ -233,27 +250,33 @@ fn importance(pod: &PodInfo) -> (Reverse<i32>, i64) {
 }
 
 /// Those whose going some budget forbids, and the others.
-pub(super) fn split_by_budget(
-    pods: &[Arc<PodInfo>],
+fn split_by_budget(pods: &[Arc<PodInfo>], budgets: &[Budget]) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+    let forbidden = forbidden(pods.chunks(1), budgets);
+    let (violating, harmless): (Vec<_>, Vec<_>) =
+        pods.iter().cloned().zip(forbidden).partition(|(_, forbidden)| *forbidden);
+    let pods = |of: Vec<(Arc<PodInfo>, bool)>| of.into_iter().map(|(pod, _)| pod).collect();
+    (pods(violating), pods(harmless))
+}
+
+/// Of units that go or stay together, the important ones first, whether some budget forbids that they go. One that is not
+/// to go anyway takes nothing of further budgets.
+pub(super) fn forbidden<'p>(
+    units: impl Iterator<Item = &'p [Arc<PodInfo>]>,
     budgets: &[Budget],
-) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+) -> Vec<bool> {
     let mut left: Vec<i64> = budgets.iter().map(|b| b.allowed).collect();
-    let (mut violating, mut harmless) = (Vec::new(), Vec::new());
-    for pod in pods {
-        let mut violates = false;
-        for (budget, left) in budgets.iter().zip(&mut left) {
+    let mut violates = |pod: &Arc<PodInfo>| {
+        budgets.iter().zip(&mut left).any(|(budget, left)| {
             let covers = budget.namespace == pod.namespace
                 && !pod.labels.is_empty()
                 && !budget.selector.is_everything()
-                && budget.selector.matches(&pod.labels);
-            if covers && !budget.disrupted.contains(&pod.name) {
-                *left -= 1;
-                violates |= *left < 0;
-            }
-        }
-        if violates { violating.push(pod.clone()) } else { harmless.push(pod.clone()) }
-    }
-    (violating, harmless)
+                && budget.selector.matches(&pod.labels)
+                && !budget.disrupted.contains(&pod.name);
+            *left -= i64::from(covers);
+            covers && *left < 0
+        })
+    };
+    units.map(|unit| unit.iter().any(&mut violates)).collect()
 }
 
 /// Fewest budget violations, then lowest highest priority, then lowest sum of priorities, then fewest

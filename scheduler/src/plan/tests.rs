@@ -12,7 +12,7 @@ use crate::{
     config::args::DefaultPreemptionArgs,
     framework::Plugin,
     model::SelectorChange,
-    plugins::{self, Points},
+    plugins::{self, Points, Turns},
     testing::{cluster, node, pod},
 };
 
@@ -477,8 +477,13 @@ impl Filter for Speechless {
 fn a_plugin_that_cannot_tell_ends_the_attempt() {
     let with = |nodes: &[&str]| {
         let cluster = cluster(nodes.iter().map(|name| node(name, "x", json!({}))).collect(), vec![]);
-        let plugin =
-            Weighted { plugin: Box::new(Speechless), weight: 0, domain_weight: 0, points: Points::ALL };
+        let plugin = Weighted {
+            plugin: Box::new(Speechless),
+            weight: 0,
+            domain_weight: 0,
+            points: Points::ALL,
+            turns: Turns::default(),
+        };
         let plugins = [plugin];
         let (pod, options) = (pod("p").info(), Options::default());
         let whole = schedule(&pod, &cluster, &plugins, &[], options, &mut Memo::default());
@@ -605,4 +610,77 @@ fn less_important_pods_lose_the_room_that_is_kept_for_them() {
     let lesser = nominations.lesser("a", 5);
     assert_eq!(lesser.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["low"]);
     assert!(nominations.contains("uid-low") && !nominations.contains("uid-other"));
+}
+
+/// Refuses every pod whatever the node.
+struct Rejects(&'static str);
+
+impl Plugin for Rejects {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn filter<'a>(&self, _: &'a PodInfo, _: &'a Cluster) -> Prepared<'a> {
+        Prepared::Reject(self.0.into())
+    }
+}
+
+#[test]
+fn of_those_that_reject_a_pod_the_first_in_turn_is_heard() {
+    let cluster = cluster(vec![node("a", "x", json!({}))], vec![]);
+    for (turns, expected) in [([0, 1], "one"), ([1, 0], "two")] {
+        let weighted = |(name, prepares): (&'static str, usize)| Weighted {
+            plugin: Box::new(Rejects(name)),
+            weight: 0,
+            domain_weight: 0,
+            points: Points::ALL,
+            turns: Turns { gates: 0, prepares },
+        };
+        let plugins: Vec<Weighted> = ["one", "two"].into_iter().zip(turns).map(weighted).collect();
+        let pod = pod("p").info();
+        let refused = schedule(&pod, &cluster, &plugins, &[], Options::default(), &mut Memo::default());
+        assert_eq!(refused.unwrap_err().rejected.as_deref(), Some(expected), "{turns:?}");
+    }
+}
+
+#[test]
+fn what_was_let_go_of_joins_the_message() {
+    let cluster = cluster(vec![node("a", "x", json!({}))], vec![]);
+    let plugins = plugins::defaults(Gates::default());
+    let of = |by: &'static str, rejected: Option<&'static str>| {
+        let rejected = rejected.map(Into::into);
+        let failure = Unschedulable { nodes: 1, plugins: vec![by], rejected, ..Unschedulable::default() };
+        let LetGo { claim, note, next } = let_go(&pod("p").info(), &cluster, &plugins, &failure);
+        assert!(claim.is_none());
+        (note, next)
+    };
+    let nothing = "no new claims to deallocate";
+    assert_eq!(of("NodeResourcesFit", None), (nothing, Next::MakeRoom));
+    assert_eq!(of("DynamicResources", Some("resourceclaim in use")), (nothing, Next::MakeRoom));
+    assert_eq!(of("VolumeBinding", Some("no such claim")), ("not found", Next::Wait));
+    let nowhere = let_go(&pod("p").info(), &cluster, &plugins, &Unschedulable::default());
+    assert_eq!((nowhere.note, nowhere.next), ("", Next::GiveUp), "there are no nodes");
+    let joined = |first: &str, second: &str| match Preemption::Helpless(second.to_owned()).after(first) {
+        Preemption::Helpless(note) => note,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(joined(nothing, "preemption: none"), "no new claims to deallocate, preemption: none");
+    assert_eq!((joined(nothing, ""), joined("", "none")), (nothing.to_owned(), "none".to_owned()));
+}
+
+#[test]
+fn who_is_not_to_go_anyway_takes_nothing_of_further_budgets() {
+    let budget = |selector: Value, allowed: i64| {
+        let selector = serde_json::from_value(json!({"matchLabels": selector})).unwrap();
+        let selector = component_base::selector::LabelSelector::from_api(Some(&selector)).unwrap();
+        Budget { namespace: "default".to_owned(), selector, allowed, disrupted: Vec::new() }
+    };
+    let budgets = [budget(json!({"a": "1"}), 0), budget(json!({"b": "1"}), 1)];
+    let labelled = |name: &str, labels: Value| pod(name).set("/metadata/labels", labels).info();
+    let one = |name: &str| labelled(name, json!({"b": "1"}));
+    let all = [labelled("both", json!({"a": "1", "b": "1"})), one("one"), one("two")];
+    let of = |units: &[&[Arc<PodInfo>]]| preemption::forbidden(units.iter().copied(), &budgets);
+    assert_eq!(of(&[&all[..1], &all[1..2], &all[2..]]), [true, false, true]);
+    // Of those that go together one is enough, and the others are not counted.
+    assert_eq!(of(&[&all[..2], &all[2..]]), [true, false]);
 }

@@ -59,6 +59,8 @@ const MOST_ALTERNATIVES: usize = 8;
 const GROUPS_OF: &str = "scheduling.k8s.io/";
 const ELSEWHERE: &str = "resourceclaim not available on the node";
 const CANNOT: &str = "cannot allocate all claims";
+const NOTHING_TO_GIVE: &str = "no new claims to deallocate";
+const STILL: &str = "still not schedulable";
 const STALE: &str = "cannot schedule extended resource claim";
 
 /// The plugin.
@@ -67,6 +69,9 @@ pub struct DynamicResources {
     /// How long devices are tried on one node.
     timeout: Duration,
     now: Now,
+    /// How long devices may take to become ready.
+    binding: Duration,
+    time: fn() -> Timestamp,
 }
 
 /// Claims to be written, the one to be made, and what they come to of what the node has.
@@ -91,14 +96,24 @@ struct Claims<'a> {
 /// The claims of a pod, while it is decided which nodes have devices for them.
 struct Asking<'a> {
     claims: Claims<'a>,
+    /// Whether devices of some claim will not become ready: the pod has to wait until it has others.
+    is_broken: bool,
     timeout: Duration,
     now: Now,
 }
 
 impl DynamicResources {
-    /// Devices are tried on one node for so long, or for as long as it takes where that is nothing.
-    pub fn new(timeout: Duration) -> Self {
-        Self { timeout, now: Instant::now }
+    /// Devices are tried on one node for so long, or for as long as it takes where that is nothing; and may take so long to
+    /// become ready.
+    pub fn new(timeout: Duration, binding: Duration) -> Self {
+        Self { timeout, now: Instant::now, binding, time: Timestamp::now }
+    }
+
+    /// Whether devices of a claim failed to become ready, or took too long.
+    fn is_broken(&self, claim: &ResourceClaim, cluster: &Cluster) -> bool {
+        let left = || time_left(claim, self.binding, (self.time)());
+        let may_wait = cluster.devices.have_conditions() && has_conditions(claim);
+        may_wait && !left().is_ok_and(|left| left.is_none_or(|left| !left.is_zero()))
     }
 }
 
@@ -107,13 +122,27 @@ impl Plugin for DynamicResources {
         "DynamicResources"
     }
 
+    /// A pod waits until all of its claims are there and are its own.
+    fn may_enqueue(&self, pod: &PodInfo, cluster: &Cluster) -> Result<(), String> {
+        if pod.device_claims.is_empty() {
+            return Ok(());
+        }
+        let claims = Claims::none(pod, cluster, None);
+        let refusal = pod.device_claims.iter().find_map(|used| claims.checked(used).err());
+        refusal.map_or(Ok(()), |reason| Err(reason.into_owned()))
+    }
+
     fn filter<'a>(&self, pod: &'a PodInfo, cluster: &'a Cluster) -> Prepared<'a> {
         if has_nothing(pod) {
             return Prepared::Skip;
         }
         match Claims::new(pod, cluster) {
             Ok(claims) if claims.is_empty() => Prepared::Skip,
-            Ok(claims) => Prepared::Filter(Box::new(Asking { claims, timeout: self.timeout, now: self.now })),
+            Ok(claims) => {
+                let is_broken = claims.allocated.iter().any(|(claim, _)| self.is_broken(claim, cluster));
+                let (timeout, now) = (self.timeout, self.now);
+                Prepared::Filter(Box::new(Asking { claims, is_broken, timeout, now }))
+            }
             Err(reason) => Prepared::Reject(reason),
         }
     }
@@ -139,13 +168,16 @@ impl Plugin for DynamicResources {
         some.then(|| Box::new(claims) as Box<dyn Score + 'a>)
     }
 
-    /// A claim that some node does not reach, and that nobody else has: with other devices the pod may go elsewhere. And
-    /// one that was made for extended resources when the pod was to go to another node.
+    /// A claim that some node does not reach, or with devices that will not become ready, and that nobody else has: with
+    /// other devices the pod may go elsewhere. And one that was made for extended resources when the pod was to go to another node.
     fn release(&self, pod: &PodInfo, cluster: &Cluster) -> Option<Release> {
         let claims = Claims::new(pod, cluster).ok()?;
         let reaches = |at: &NodeSelectorTerms, node: &NodeInfo| at.matches(&node.name, &node.labels);
         let is_bound = |at: &NodeSelectorTerms| cluster.nodes().iter().any(|node| !reaches(at, node));
-        let bound = claims.allocated.iter().filter(|(_, at)| at.as_ref().is_some_and(is_bound));
+        let bound = claims
+            .allocated
+            .iter()
+            .filter(|(claim, at)| at.as_ref().is_some_and(is_bound) || self.is_broken(claim, cluster));
         // A group's claim is let go of while none of its pods has a node.
         let is_idle = |key: &ObjectKey| {
             cluster.groups.members(key).all(|member| cluster.placement(&member.uid).is_none())
@@ -156,6 +188,12 @@ impl Plugin for DynamicResources {
         let given_back = bound.filter_map(|(claim, _)| given_back(claim, &uids)).next();
         let stale = claims.extended.as_ref().and_then(|extended| extended.stale.clone());
         given_back.map(|claim| Release::GiveBack(Box::new(claim))).or(stale.map(Release::Delete))
+    }
+
+    fn kept(&self, pod: &PodInfo, cluster: &Cluster) -> Option<&'static str> {
+        let has_claims =
+            || !has_nothing(pod) && Claims::new(pod, cluster).is_ok_and(|claims| !claims.is_empty());
+        Some(if has_claims() { STILL } else { NOTHING_TO_GIVE })
     }
 
     fn wakes(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
@@ -264,14 +302,20 @@ fn results(claim: &ResourceClaim) -> impl Iterator<Item = &DeviceRequestAllocati
 }
 
 impl<'a> Claims<'a> {
+    /// Before any claim is looked at.
+    fn none(pod: &'a PodInfo, cluster: &'a Cluster, extended: Option<Extended>) -> Claims<'a> {
+        let sharing = cluster.groups.sharing(pod);
+        let group = sharing.map(|(key, group)| (key.name.clone(), group.map(|g| consumer_group(g))));
+        let (allocated, open, shared) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Claims { cluster, pod, allocated, open, extended, shared, group }
+    }
+
     /// Sorts a pod's claims; the error says why no node can help.
     fn new(pod: &'a PodInfo, cluster: &'a Cluster) -> Result<Claims<'a>, Reason> {
         let extended = Extended::new(pod, &cluster.devices)?;
         let sharing = cluster.groups.sharing(pod);
         let known = sharing.as_ref().and_then(|(_, group)| *group);
-        let group = sharing.as_ref().map(|(key, group)| (key.name.clone(), group.map(|g| consumer_group(g))));
-        let (allocated, open, shared) = (Vec::new(), Vec::new(), BTreeSet::new());
-        let mut out = Claims { cluster, pod, allocated, open, extended, shared, group };
+        let mut out = Claims::none(pod, cluster, extended);
         for used in &pod.device_claims {
             let claim = out.checked(used)?;
             if known.is_some_and(|group| group.claims.contains(&used.asked)) {
@@ -426,7 +470,9 @@ impl Filter for Asking<'_> {
     fn check(&self, node: &NodeInfo) -> Verdict {
         let claims = &self.claims;
         let reaches = |terms: &NodeSelectorTerms| terms.matches(&node.name, &node.labels);
-        if claims.allocated.iter().any(|(_, at)| at.as_ref().is_some_and(|at| !reaches(at))) {
+        let is_elsewhere =
+            || claims.allocated.iter().any(|(_, at)| at.as_ref().is_some_and(|at| !reaches(at)));
+        if self.is_broken || is_elsewhere() {
             return Verdict::unresolvable(ELSEWHERE);
         }
         if claims.cluster.devices.has(Gate::DRANodeAllocatableResources) {

@@ -242,6 +242,10 @@ impl Plugin for Measured {
         points.sampling.time(&points.reserved, || self.plugin.reserve(pod, cluster, node), status)
     }
 
+    fn kept(&self, pod: &PodInfo, cluster: &Cluster) -> Option<&'static str> {
+        self.plugin.kept(pod, cluster)
+    }
+
     fn permit(&self, pod: &PodInfo, cluster: &Cluster) -> Result<(), Reason> {
         self.plugin.permit(pod, cluster)
     }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::*;
-use component_base::features::Gates;
+use component_base::{features::Gates, meta::ObjectKey};
+use serde_json::json;
 
 use crate::{
+    model::DeviceEvent,
     plugins,
     testing::{node, pod},
 };
@@ -66,7 +68,8 @@ fn pods_that_were_refused_are_tried_early_while_no_other_is_ready() {
     assert_eq!(q.take_incoming().get(&("active", "PopFromBackoffQ")), Some(&2));
     // What failed by an error keeps its time.
     assert_eq!((next(&mut q, at(0)), q.is_ready()), (None, false));
-    assert_eq!(next(&mut q, at(1)), Some(("broken".to_owned(), 2)));
+    assert_eq!(next(&mut q, at(1)), None, "the second in which it is over has to pass");
+    assert_eq!(next(&mut q, at(2)), Some(("broken".to_owned(), 2)));
     // Whose time has come is not there twice, and who leaves is not there at all.
     for name in ["high", "low"] {
         q.failed(&format!("uid-{name}"), vec!["NodeResourcesFit"], at(1));
@@ -75,6 +78,45 @@ fn pods_that_were_refused_are_tried_early_while_no_other_is_ready() {
     q.remove("uid-low");
     assert_eq!((next(&mut q, at(9)), next(&mut q, at(9))), (Some(("high".to_owned(), 3)), None));
     assert_eq!((q.pending().backoff, q.is_ready(), q.next_deadline()), (0, false, None));
+}
+
+#[test]
+fn back_offs_end_together_with_their_second_where_pods_are_tried_early() {
+    let millis = Duration::from_millis;
+    for (early, max, failed_at, ends) in [
+        (true, 10, millis(300), Some(at(2))),
+        (true, 10, millis(999), Some(at(2))),
+        (true, 10, at(1), Some(at(3))),
+        (false, 10, millis(300), Some(millis(1300))),
+        (true, 0, millis(300), None),
+        (false, 0, millis(300), None),
+    ] {
+        let mut q = Queue::new(BackOff { early, max: at(max), ..BackOff::default() });
+        q.add(pod("p").info(), None, at(0));
+        q.pop(failed_at).unwrap();
+        q.failed("uid-p", vec![], failed_at);
+        assert_eq!((q.next_deadline(), q.is_ready()), (ends, ends.is_none()), "{early} {max} {failed_at:?}");
+        let Some(ends) = ends else { continue };
+        assert!(q.pop(ends - millis(1)).is_none() && q.pop(ends).is_some(), "{early} {failed_at:?}");
+    }
+}
+
+#[test]
+fn who_is_held_back_is_told_of_when_that_may_be_over() {
+    let mut q = Queue::new(BackOff::default());
+    let entries = json!([{"name": "e", "resourceClaimName": "c"}]);
+    q.add(pod("p").set("/spec/resourceClaims", entries).info(), Some("DynamicResources"), at(0));
+    q.add(pod("gated").info(), Some("SchedulingGates"), at(0));
+    let all = plugins::defaults(Gates::default());
+    let all: Vec<&dyn Plugin> = all.iter().map(|w| w.plugin.as_ref()).collect();
+    let mut told = |name: &str| -> Vec<String> {
+        let claim = DeviceEvent::Claim(ObjectKey::new("default", name));
+        let told = q.event_for(|_| true, &ClusterEvent::DevicesChanged(claim), &all, at(1));
+        assert_eq!(q.pending().gated, 2, "they are asked about first");
+        told.iter().map(|pod| pod.name.clone()).collect()
+    };
+    assert_eq!(told("other"), Vec::<String>::new());
+    assert_eq!(told("c"), ["p"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 use super::{Rehearsal, Rules, Standing, rehearse};
 use crate::{
     model::{Cluster, GroupInfo, PodInfo},
-    plan::{Budget, Memo, preemption::split_by_budget},
+    plan::{Budget, Memo, preemption::forbidden},
 };
 
 /// Pods that go or stay together.
@@ -49,13 +49,12 @@ pub fn room_for(
         return Err(super::UNSCHEDULABLE.to_owned());
     }
     units.sort_by_key(Unit::importance);
-    let all: Vec<Arc<PodInfo>> = units.iter().flat_map(|unit| unit.pods.clone()).collect();
-    let (violating, _) = split_by_budget(&all, budgets);
-    let violates = |unit: &Unit| unit.pods.iter().any(|pod| violating.iter().any(|v| v.uid == pod.uid));
+    let forbidden = forbidden(units.iter().map(|unit| unit.pods.as_slice()), budgets);
     // The important ones get their place back first, and before them those whose budget forbids their going.
-    let (first, second): (Vec<Unit>, Vec<Unit>) = units.into_iter().partition(violates);
+    let (first, second): (Vec<_>, Vec<_>) =
+        units.into_iter().zip(forbidden).partition(|(_, forbidden)| *forbidden);
     let mut victims: Vec<Unit> = Vec::new();
-    for unit in first.into_iter().chain(second) {
+    for (unit, _) in first.into_iter().chain(second) {
         unit.pods.iter().for_each(|pod| stage.cluster.place(pod.clone()));
         if !stage.fits(pods, rules) {
             stage.without(&unit);

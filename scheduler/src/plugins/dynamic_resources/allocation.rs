@@ -6,14 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use component_base::{features::Gate, meta::object_key, quantity::Quantity};
+use component_base::{
+    features::Gate,
+    meta::{ObjectKey, object_key},
+    quantity::Quantity,
+};
 use k8s_openapi::api::{
     core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm},
     resource::v1::{
-        AllocationResult, CapacityRequirements, Device, DeviceAllocationConfiguration,
+        AllocationResult, CapacityRequirements, Counter, Device, DeviceAllocationConfiguration,
         DeviceAllocationResult, DeviceAttribute, DeviceCapacity, DeviceClass, DeviceConstraint,
-        DeviceRequest, DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim,
-        ResourceSlice,
+        DeviceRequest, DeviceRequestAllocationResult, DeviceSelector, DeviceTaint, DeviceToleration,
+        ResourceClaim, ResourceSlice,
     },
 };
 
@@ -34,6 +38,19 @@ pub(super) const INVALID: &str = "invalid resource pools were encountered";
 const MAX_DEVICES: usize = 32;
 /// Driver, pool and name of a device.
 type Id = (String, String, String);
+/// Driver and name of a pool.
+type Pool = (String, String);
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    /// Everything has its devices.
+    Done,
+    /// Other devices may do.
+    Failed,
+    /// The claim would have more devices than a claim can have, whichever they are: only fewer of them may do.
+    TooMany,
+}
 
 /// A claim without devices, its requests made ready.
 pub(super) struct Wanted {
@@ -47,6 +64,8 @@ pub(super) struct Wanted {
 struct Request {
     /// `request`, or `request/subrequest`.
     name: String,
+    /// Whether it is one of a list.
+    is_listed: bool,
     class: Arc<DeviceClass>,
     selectors: Selectors,
     /// How many; `None` for all there are.
@@ -93,12 +112,16 @@ pub(super) struct Held {
 struct Search<'a> {
     wanted: &'a [&'a Wanted],
     candidates: Vec<Candidate<'a>>,
-    /// Whether the slices of some pool that the node reaches are not all there.
-    is_incomplete: bool,
+    /// The first pool that the node reaches but cannot be used, and why: not all of its slices are there, or it contradicts
+    /// itself.
+    unusable: Option<(Pool, &'static str)>,
     /// Whether some pool that the node reaches contradicts itself.
     is_invalid: bool,
-    /// Devices that somebody has, by pool, those that the node does not reach among them: what they take of counters is gone.
-    busy: BTreeMap<(String, String), Vec<&'a Device>>,
+    /// What is left of counters by pool, set and name, with what devices that somebody has take, those that the node does
+    /// not reach among them. It may be less than nothing.
+    counters: BTreeMap<Pool, BTreeMap<(&'a str, &'a str), Quantity>>,
+    /// The candidates of ways that want all there are, by claim, request and alternative.
+    all: BTreeMap<(usize, usize, usize), Vec<usize>>,
     devices: &'a Devices,
     maker: Maker,
     domains: Vec<String>,
@@ -140,25 +163,31 @@ impl Wanted {
             .into());
         }
         let requests: Vec<Vec<Request>> =
-            all.iter().map(|request| alternatives(request, devices)).collect::<Result<_, _>>()?;
-        let capacities = devices.has(Gate::DRAConsumableCapacity);
-        let asks = requests.iter().flatten().find(|way| !capacities && way.capacity.is_some());
-        let refused = match asks.map(|way| {
-            way.name.split_once('/').map_or(("request", &*way.name), |(_, sub)| ("subrequest", sub))
-        }) {
-            Some((what, name)) => Some(format!(
-                "claim {key}, {what} {name}: has capacity requests, but the DRAConsumableCapacity feature is disabled"
-            )),
-            None => {
-                let fewest =
-                    |ways: &Vec<Request>| ways.iter().map(|way| way.count.unwrap_or(0)).min().unwrap_or(0);
-                let least = requests.iter().map(fewest).fold(0, usize::saturating_add);
-                (least > MAX_DEVICES).then(|| {
-                    format!("claim {key}: number of requested devices {least} exceeds the claim limit of {MAX_DEVICES}")
-                })
-            }
+            all.iter().map(|request| alternatives(request, &key, devices)).collect::<Result<_, _>>()?;
+        let mut out = Wanted { claim: claim.clone(), requests, refused: None };
+        let why = all.iter().find_map(|request| unknown(request, devices));
+        let why = why.or_else(|| out.too_many(|_, _| 0)).or_else(|| out.unknown_constraint());
+        out.refused = why.map(|why| Reason::Owned(format!("claim {key}{why}")));
+        Ok(out)
+    }
+
+    /// What is said where even the ways with the fewest devices have more than a claim can have; `all` counts those of a
+    /// way that wants all there are.
+    fn too_many(&self, all: impl Fn(usize, usize) -> usize) -> Option<String> {
+        let fewest = |(request, ways): (usize, &Vec<Request>)| {
+            let count = |(way, of): (usize, &Request)| of.count.unwrap_or_else(|| all(request, way));
+            ways.iter().enumerate().map(count).min().unwrap_or(0)
         };
-        Ok(Wanted { claim: claim.clone(), requests, refused: refused.map(Reason::Owned) })
+        let least = self.requests.iter().enumerate().map(fewest).fold(0, usize::saturating_add);
+        (least > MAX_DEVICES).then(|| {
+            format!(": number of requested devices {least} exceeds the claim limit of {MAX_DEVICES}")
+        })
+    }
+
+    fn unknown_constraint(&self) -> Option<String> {
+        let is_unknown = |c: &DeviceConstraint| c.match_attribute.is_none() && c.distinct_attribute.is_none();
+        let at = self.constraints().iter().position(is_unknown)?;
+        Some(format!(", constraint #{at}: empty constraint (unsupported constraint type?)"))
     }
 
     fn constraints(&self) -> &[DeviceConstraint] {
@@ -166,12 +195,39 @@ impl Wanted {
     }
 }
 
-fn alternatives(request: &DeviceRequest, devices: &Devices) -> Result<Vec<Request>, Reason> {
-    let find = |name: &str| {
-        devices.class(name).cloned().ok_or_else(|| {
-            Reason::Owned(format!("request {}: device class {name} does not exist", request.name))
-        })
+/// What a request says that this scheduler does not know, or that its gates do not let it know.
+fn unknown(request: &DeviceRequest, devices: &Devices) -> Option<String> {
+    let unknown = |what: &str,
+                   name: &str,
+                   capacity: bool,
+                   selectors: Option<&Vec<DeviceSelector>>,
+                   mode: Option<&str>| {
+        if capacity && !devices.has(Gate::DRAConsumableCapacity) {
+            let why = "has capacity requests, but the DRAConsumableCapacity feature is disabled";
+            return Some(format!(", {what} {name}: {why}"));
+        }
+        if let Some(at) = selectors.and_then(|all| all.iter().position(|selector| selector.cel.is_none())) {
+            let why = "CEL expression empty (unsupported selector type?)";
+            return Some(format!(", request {name}, selector #{at}: {why}"));
+        }
+        let mode = mode.filter(|mode| !matches!(*mode, "" | "All" | "ExactCount"))?;
+        Some(format!(", request {name}: unsupported count mode {mode}"))
     };
+    if let Some(exact) = &request.exactly {
+        let (selectors, mode) = (exact.selectors.as_ref(), exact.allocation_mode.as_deref());
+        return unknown("request", &request.name, exact.capacity.is_some(), selectors, mode);
+    }
+    request.first_available.iter().flatten().find_map(|sub| {
+        let (selectors, mode) = (sub.selectors.as_ref(), sub.allocation_mode.as_deref());
+        unknown("subrequest", &sub.name, sub.capacity.is_some(), selectors, mode)
+    })
+}
+
+fn alternatives(
+    request: &DeviceRequest,
+    claim: &ObjectKey,
+    devices: &Devices,
+) -> Result<Vec<Request>, Reason> {
     let make =
         |name: String,
          class: &str,
@@ -180,17 +236,20 @@ fn alternatives(request: &DeviceRequest, devices: &Devices) -> Result<Vec<Reques
          count: Option<i64>,
          admin: Option<bool>,
          (tolerations, capacity): (Option<&Vec<DeviceToleration>>, Option<&CapacityRequirements>)| {
-            let class = find(class)?;
+            let Some(class) = devices.class(class).cloned() else {
+                return Err(Reason::Owned(format!("request {name}: device class {class} does not exist")));
+            };
             let of_class = class.spec.selectors.as_deref().unwrap_or_default();
             let class_name = class.metadata.name.clone().unwrap_or_default();
             let lists = devices.has(Gate::DRAListTypeAttributes);
-            let of_class = Selectors::compile(of_class, &format!("class {class_name}"), lists)?;
-            let own = Selectors::compile(selectors, &format!("request {name}"), lists)?;
+            let of_class = Selectors::compile(of_class, &format!("class {class_name}"), lists);
+            let own = Selectors::compile(selectors, &format!("claim {claim}"), lists);
             let count = match mode {
                 Some("All") => None,
                 _ => Some(count.and_then(|n| usize::try_from(n).ok()).unwrap_or(1)),
             };
             Ok::<Request, Reason>(Request {
+                is_listed: request.exactly.is_none(),
                 name,
                 selectors: of_class.and(&own),
                 class,
@@ -214,7 +273,7 @@ fn alternatives(request: &DeviceRequest, devices: &Devices) -> Result<Vec<Reques
     }
     let sub = request.first_available.as_deref().unwrap_or_default();
     if sub.is_empty() {
-        return Err(format!("request {}: unknown request type", request.name).into());
+        return Err(format!("resource claim {claim}, request {}: unknown request type", request.name).into());
     }
     sub.iter()
         .map(|sub| {
@@ -242,7 +301,8 @@ pub(super) fn allocate(
         return Err(refused);
     }
     let mut search = Search::new(wanted, devices, node, patience);
-    if !search.claim(0)? {
+    search.list_all()?;
+    if search.claim(0)? != Attempt::Done {
         return if search.is_invalid { Err(INVALID.into()) } else { Ok(None) };
     }
     Ok(Some((0..wanted.len()).map(|claim| search.result(claim, node)).collect()))
@@ -282,62 +342,63 @@ impl<'a> Search<'a> {
         node: &NodeInfo,
         patience: Patience,
     ) -> Search<'a> {
-        let mut pools: BTreeMap<(String, String), Vec<&'a ResourceSlice>> = BTreeMap::new();
+        let mut pools: BTreeMap<Pool, Vec<&'a ResourceSlice>> = BTreeMap::new();
         for slice in devices.slices() {
             let pool = (slice.spec.driver.clone(), slice.spec.pool.name.clone());
             pools.entry(pool).or_default().push(slice);
         }
         let partitions = devices.has(Gate::DRAPartitionableDevices);
         let mut held = held(devices);
-        let (mut candidates, mut is_incomplete, mut is_invalid) = (Vec::new(), false, false);
-        let mut busy: BTreeMap<(String, String), Vec<&'a Device>> = BTreeMap::new();
+        let (mut unusable, mut is_invalid, mut counters) = (None, false, BTreeMap::new());
         let mut domains: BTreeSet<String> = BTreeSet::new();
         // Devices that must be made ready first are taken where there are no others.
-        let slow = |slices: &[&ResourceSlice]| {
-            let devices = slices.iter().flat_map(|slice| slice.spec.devices.iter().flatten());
-            devices.into_iter().any(|device| device.binding_conditions.is_some())
-        };
-        let (last, first): (Vec<_>, Vec<_>) = pools.into_iter().partition(|(_, slices)| slow(slices));
-        for (pool, mut slices) in first.into_iter().chain(last) {
+        let (mut candidates, mut slow) = (Vec::new(), Vec::new());
+        for (pool, mut slices) in pools {
             let newest = slices.iter().map(|s| s.spec.pool.generation).max().unwrap_or_default();
             slices.retain(|slice| slice.spec.pool.generation == newest);
             slices.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-            for device in slices.iter().flat_map(|slice| slice.spec.devices.iter().flatten()) {
+            for device in devices_of(&slices) {
                 domains.extend(domains_of(&pool.0, device));
-                if held.has(&pool.0, &pool.1, &device.name) {
-                    busy.entry(pool.clone()).or_default().push(device);
-                }
             }
             let expected = slices.first().map_or(0, |slice| slice.spec.pool.resource_slice_count);
             let is_complete = i64::try_from(slices.len()) == Ok(expected);
             let known = slices.iter().filter(|slice| partitions || !is_partitioned(slice));
-            let here: Vec<&ResourceSlice> = known.filter(|slice| matters(slice, node)).copied().collect();
+            let here: Vec<&'a ResourceSlice> = known.filter(|slice| matters(slice, node)).copied().collect();
             if here.is_empty() {
                 continue;
             }
             if !is_complete {
-                is_incomplete = true;
+                unusable.get_or_insert((pool, "being updated"));
                 continue;
             }
             if contradicts(&here, &slices, partitions) {
                 is_invalid = true;
+                unusable.get_or_insert((pool, "invalid"));
                 continue;
             }
+            if here.iter().any(|slice| has_counters(slice)) {
+                let busy = devices_of(&slices).filter(|device| held.has(&pool.0, &pool.1, &device.name));
+                counters.insert(pool.clone(), left(&here, busy));
+            }
+            let is_slow = devices_of(&here).any(|device| device.binding_conditions.is_some());
+            let into = if is_slow { &mut slow } else { &mut candidates };
             for slice in here {
                 for device in slice.spec.devices.iter().flatten().filter(|d| reaches(slice, d, node)) {
                     let id = (pool.0.clone(), pool.1.clone(), device.name.clone());
                     let in_use = held.whole.contains(&id);
                     let shares = held.shares.remove(&id).unwrap_or_default();
-                    candidates.push(Candidate { slice, device, id, in_use, shares });
+                    into.push(Candidate { slice, device, id, in_use, shares });
                 }
             }
         }
+        candidates.append(&mut slow);
         Search {
             wanted,
             candidates,
-            is_incomplete,
+            unusable,
             is_invalid,
-            busy,
+            counters,
+            all: BTreeMap::new(),
             devices,
             maker: Maker::new(devices),
             domains: domains.into_iter().collect(),
@@ -347,72 +408,137 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn claim(&mut self, claim: usize) -> Result<bool, Reason> {
-        if claim == self.wanted.len() { Ok(true) } else { self.request(claim, 0) }
+    /// Finds out what ways that want all devices come to; the error says that it cannot be known, or that it is too much.
+    fn list_all(&mut self) -> Result<(), Reason> {
+        let wanted = self.wanted;
+        for (claim, of_claim) in wanted.iter().enumerate() {
+            let key = || object_key(of_claim.claim.as_ref());
+            for (request, ways) in of_claim.requests.iter().enumerate() {
+                for (alternative, way) in ways.iter().enumerate().filter(|(_, way)| way.count.is_none()) {
+                    if let Some(((driver, pool), why)) = &self.unusable {
+                        let name = way.name.rsplit('/').next().unwrap_or_default();
+                        let pool = format!("resource pool {driver}/{pool} is currently {why}");
+                        return Err(format!(
+                            "claim {}, request {name}: asks for all devices, but {pool}",
+                            key()
+                        )
+                        .into());
+                    }
+                    let mut found = Vec::new();
+                    for candidate in 0..self.candidates.len() {
+                        let choice = Choice { claim, request, alternative, candidate };
+                        // Those that do not have as much are not among all there are.
+                        let shares = |search: &Self| {
+                            search.amounts(choice, search.candidates[candidate].shares.iter()).is_some()
+                        };
+                        if self.is_matching(choice)? && shares(self) {
+                            found.push(candidate);
+                        }
+                    }
+                    self.all.insert((claim, request, alternative), found);
+                }
+            }
+            let count = |request, way| self.all.get(&(claim, request, way)).map_or(0, Vec::len);
+            if let Some(why) = of_claim.too_many(count) {
+                return Err(format!("claim {}{why}", key()).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, claim: usize) -> Result<Attempt, Reason> {
+        if claim == self.wanted.len() { Ok(Attempt::Done) } else { self.request(claim, 0) }
     }
 
     /// Tries the ways to satisfy a request, then everything after it.
-    fn request(&mut self, claim: usize, request: usize) -> Result<bool, Reason> {
+    fn request(&mut self, claim: usize, request: usize) -> Result<Attempt, Reason> {
         let wanted = self.wanted;
-        let Some(alternatives) = wanted[claim].requests.get(request) else { return self.claim(claim + 1) };
-        for (alternative, way) in alternatives.iter().enumerate() {
+        let Some(ways) = wanted[claim].requests.get(request) else {
+            // What is too much for the next claim may be less after another choice for this one.
+            let next = self.claim(claim + 1)?;
+            return Ok(if next == Attempt::TooMany { Attempt::Failed } else { next });
+        };
+        let mut all = Attempt::TooMany;
+        for (alternative, way) in ways.iter().enumerate() {
             let choice = Choice { claim, request, alternative, candidate: 0 };
             let before = self.chosen.len();
-            let done = match way.count {
+            let attempt = match way.count {
                 Some(count) => self.some(choice, count, 0)?,
                 None => self.all(choice)?,
             };
-            if done {
-                return Ok(true);
+            if attempt == Attempt::Done {
+                return Ok(attempt);
             }
             self.chosen.truncate(before);
+            if attempt == Attempt::Failed || !way.is_listed {
+                all = attempt;
+            }
         }
-        Ok(false)
+        Ok(all)
+    }
+
+    /// Whether a claim cannot have so many devices more.
+    fn is_full(&self, claim: usize, more: usize) -> bool {
+        let has = self.chosen.iter().filter(|other| other.choice.claim == claim).count();
+        has.saturating_add(more) > MAX_DEVICES
     }
 
     /// Takes `left` more devices from the candidates that come after the last one taken.
-    fn some(&mut self, choice: Choice, left: usize, from: usize) -> Result<bool, Reason> {
+    fn some(&mut self, choice: Choice, left: usize, from: usize) -> Result<Attempt, Reason> {
         if left == 0 {
             return self.request(choice.claim, choice.request + 1);
+        }
+        if self.is_full(choice.claim, left) {
+            return Ok(Attempt::TooMany);
         }
         for candidate in from..self.candidates.len() {
             if self.patience.is_over() {
                 return Err(TIMED_OUT.into());
             }
             let choice = Choice { candidate, ..choice };
-            if !self.is_matching(choice)? {
+            if self.is_taken(choice) || !self.is_matching(choice)? {
                 continue;
             }
             let Some(amounts) = self.available(choice) else { continue };
             self.chosen.push(Chosen { choice, amounts });
-            if self.constraints_hold(choice.claim) && self.some(choice, left - 1, candidate + 1)? {
-                return Ok(true);
+            if self.constraints_hold(choice.claim) {
+                let attempt = self.some(choice, left - 1, candidate + 1)?;
+                if attempt != Attempt::Failed {
+                    return Ok(attempt);
+                }
             }
             self.chosen.pop();
         }
-        Ok(false)
+        Ok(Attempt::Failed)
     }
 
-    /// Takes all devices that match, if there are any and all of them are free.
-    fn all(&mut self, choice: Choice) -> Result<bool, Reason> {
-        if self.is_incomplete || self.is_invalid {
-            return Ok(false);
+    /// Takes all devices that match, if there are any and all of them are free. A constraint that does not hold for all of
+    /// them makes no sense: that is an error.
+    fn all(&mut self, choice: Choice) -> Result<Attempt, Reason> {
+        let all = self.all.get(&(choice.claim, choice.request, choice.alternative)).cloned();
+        let all = all.unwrap_or_default();
+        if all.is_empty() {
+            return Ok(Attempt::Failed);
         }
-        let mut any = false;
-        for candidate in 0..self.candidates.len() {
+        if self.is_full(choice.claim, all.len()) {
+            return Ok(Attempt::TooMany);
+        }
+        for candidate in all {
             let choice = Choice { candidate, ..choice };
-            if !self.is_matching(choice)? {
-                continue;
-            }
-            // Those that do not have as much are not among all there are.
-            if self.amounts(choice, self.candidates[candidate].shares.iter()).is_none() {
-                continue;
-            }
-            let Some(amounts) = self.available(choice) else { return Ok(false) };
-            any = true;
+            let Some(amounts) = self.available(choice) else { return Ok(Attempt::Failed) };
             self.chosen.push(Chosen { choice, amounts });
+            if !self.constraints_hold(choice.claim) {
+                let (driver, pool, device) = &self.candidates[candidate].id;
+                let name = self.way(choice).name.rsplit('/').next().unwrap_or_default();
+                return Err(format!(
+                    "claim {}, request {name}: cannot add device {driver}/{pool}/{device} because a claim constraint would \
+                     not be satisfied",
+                    object_key(self.wanted[choice.claim].claim.as_ref())
+                )
+                .into());
+            }
         }
-        Ok(any && self.constraints_hold(choice.claim) && self.request(choice.claim, choice.request + 1)?)
+        self.request(choice.claim, choice.request + 1)
     }
 
     fn way(&self, choice: Choice) -> &'a Request {
@@ -435,13 +561,31 @@ impl<'a> Search<'a> {
         Ok(selected)
     }
 
-    /// How much of the device is given, if it can be: nobody else has it, nothing keeps it back, the claim is not full.
+    /// Whether a device cannot be given because somebody has all of it: another claim of the pod as well, be it for
+    /// administration. Who wants it for that has it beside all but the same claim.
+    fn is_taken(&self, choice: Choice) -> bool {
+        let candidate = &self.candidates[choice.candidate];
+        let chosen = || self.chosen.iter().map(|c| &c.choice).filter(|c| c.candidate == choice.candidate);
+        let shared = self.is_shared(candidate.device);
+        match self.way(choice).admin {
+            true => !shared && chosen().any(|other| other.claim == choice.claim),
+            false => candidate.in_use || (!shared && chosen().next().is_some()),
+        }
+    }
+
+    /// How much of the device is given, if it can be: nobody else has it, and nothing keeps it back.
     fn available(&self, choice: Choice) -> Option<Amounts> {
         let (way, candidate) = (self.way(choice), &self.candidates[choice.candidate]);
         let device = candidate.device;
-        let in_claim = self.chosen.iter().filter(|other| other.choice.claim == choice.claim).count();
         let takes_counters = device.consumes_counters.as_ref().is_some_and(|all| !all.is_empty());
-        if in_claim >= MAX_DEVICES || (takes_counters && !self.devices.has(Gate::DRAPartitionableDevices)) {
+        if self.is_taken(choice) || (takes_counters && !self.devices.has(Gate::DRAPartitionableDevices)) {
+            return None;
+        }
+        let shared = self.is_shared(device);
+        let chosen = || self.chosen.iter().filter(|c| c.choice.candidate == choice.candidate);
+        // Its counters are taken once, whoever shares it.
+        let is_counted = shared && (!candidate.shares.is_empty() || chosen().next().is_some());
+        if takes_counters && !is_counted && !self.counters_suffice(choice) {
             return None;
         }
         let taints = device.taints.as_deref().unwrap_or_default();
@@ -450,21 +594,6 @@ impl<'a> Search<'a> {
             && (taints.iter().any(|taint| keeps_off(taint, &way.tolerations))
                 || ruled.any(|taint| keeps_off(&taint, &way.tolerations)))
         {
-            return None;
-        }
-        let of_device = |c: &&Chosen| c.choice.candidate == choice.candidate;
-        let chosen = || self.chosen.iter().filter(of_device);
-        let shared = self.is_shared(device);
-        let free = match (way.admin, shared) {
-            (true, true) => true,
-            (true, false) => !chosen().any(|c| c.choice.claim == choice.claim),
-            (false, _) if candidate.in_use => false,
-            // Its counters are taken once, whoever shares it.
-            (false, true) if !candidate.shares.is_empty() || chosen().next().is_some() => true,
-            (false, true) => self.counters_suffice(choice),
-            (false, false) => !chosen().any(|c| !self.way(c.choice).admin) && self.counters_suffice(choice),
-        };
-        if !free {
             return None;
         }
         self.amounts(choice, candidate.shares.iter().chain(chosen().filter(|_| shared).map(|c| &c.amounts)))
@@ -485,46 +614,24 @@ impl<'a> Search<'a> {
         self.devices.has(Gate::DRAConsumableCapacity) && device.allow_multiple_allocations == Some(true)
     }
 
-    /// Whether what the device takes of counters that it shares with others is left.
+    /// Whether what the device takes of counters that it shares with others is left, and nothing of its pool's is owed.
     fn counters_suffice(&self, choice: Choice) -> bool {
         let candidate = &self.candidates[choice.candidate];
-        let Some(needs) = candidate.device.consumes_counters.as_ref() else { return true };
-        let pool = (candidate.id.0.clone(), candidate.id.1.clone());
-        let of_pool = |other: &&Candidate<'_>| other.id.0 == pool.0 && other.id.1 == pool.1;
-        let taken =
-            |at: usize| self.chosen.iter().any(|c| c.choice.candidate == at && !self.way(c.choice).admin);
-        let all = self.candidates.iter().enumerate();
-        let new = all.filter(|(at, other)| of_pool(other) && !other.is_held() && taken(*at));
-        let known = self.busy.get(&pool).into_iter().flatten().copied();
-        let busy: Vec<&Device> = known.chain(new.map(|(_, other)| other.device)).collect();
-        needs.iter().all(|need| {
-            need.counters.iter().all(|(name, counter)| {
-                let amount = |q: &k8s_openapi::apimachinery::pkg::api::resource::Quantity| {
-                    Quantity::from_api(q).map_or(0, Quantity::value)
-                };
-                let used: i64 = busy
-                    .iter()
-                    .flat_map(|device| device.consumes_counters.iter().flatten())
-                    .filter(|other| other.counter_set == need.counter_set)
-                    .filter_map(|other| other.counters.get(name))
-                    .map(|counter| amount(&counter.value))
-                    .sum();
-                let has = self.counter(candidate, &need.counter_set, name).unwrap_or(0);
-                used.saturating_add(amount(&counter.value)) <= has
-            })
-        })
-    }
-
-    /// What a pool has of a counter.
-    fn counter(&self, candidate: &Candidate<'_>, set: &str, name: &str) -> Option<i64> {
-        let of_pool = self.devices.slices().filter(|slice| {
-            slice.spec.driver == candidate.id.0
-                && slice.spec.pool.name == candidate.id.1
-                && slice.spec.pool.generation == candidate.slice.spec.pool.generation
+        let pool = |of: &Candidate<'_>| (of.id.0.clone(), of.id.1.clone());
+        let pool = pool(candidate);
+        let Some(counters) = self.counters.get(&pool) else { return false };
+        let mut counted = BTreeSet::new();
+        let chosen = self.chosen.iter().map(|c| c.choice.candidate).filter(|at| {
+            let other = &self.candidates[*at];
+            let is_shared = self.is_shared(other.device);
+            (&other.id.0, &other.id.1) == (&pool.0, &pool.1)
+                && (!is_shared || (other.shares.is_empty() && counted.insert(*at)))
         });
-        let mut sets = of_pool.flat_map(|slice| slice.spec.shared_counters.iter().flatten());
-        let found = sets.find(|s| s.name == set)?.counters.get(name)?;
-        Quantity::from_api(&found.value).map(Quantity::value)
+        let mut left = counters.clone();
+        for device in chosen.map(|at| self.candidates[at].device).chain([candidate.device]) {
+            take(&mut left, device);
+        }
+        left.values().all(|left| left.sign() >= 0)
     }
 
     fn constraints_hold(&self, claim: usize) -> bool {
@@ -544,10 +651,12 @@ impl<'a> Search<'a> {
             let mut seen: Vec<Values> = Vec::new();
             for choice in concerned {
                 let candidate = &self.candidates[choice.candidate];
-                let Some(values) = attribute_of(candidate, attribute).and_then(|a| Values::of(a, lists))
-                else {
+                let Some(attribute) = attribute_of(candidate, attribute) else { return false };
+                let values = Values::of(attribute, lists);
+                // The first one may be of any kind, where that is not compared as a set.
+                if values == Values::Unknown && (!seen.is_empty() || (lists && !distinct)) {
                     return false;
-                };
+                }
                 if distinct && seen.iter().any(|other| other.common(&values).is_some()) {
                     return false;
                 }
@@ -658,6 +767,8 @@ impl Request {
 /// The values of an attribute: one, or those of a list.
 #[derive(Clone, Debug, PartialEq)]
 enum Values {
+    /// None that is known.
+    Unknown,
     Ints(BTreeSet<i64>),
     Bools(BTreeSet<bool>),
     Strings(BTreeSet<String>),
@@ -665,8 +776,8 @@ enum Values {
 }
 
 impl Values {
-    /// The values, where there are any of a kind that is known; `lists` is whether there may be several.
-    fn of(attribute: &DeviceAttribute, lists: bool) -> Option<Values> {
+    /// The values; `lists` is whether there may be several.
+    fn of(attribute: &DeviceAttribute, lists: bool) -> Values {
         fn all<T: Clone + Ord>(many: Option<&Vec<T>>, lists: bool) -> Option<BTreeSet<T>> {
             many.filter(|all| lists && !all.is_empty()).map(|all| all.iter().cloned().collect())
         }
@@ -682,6 +793,7 @@ impl Values {
             .or_else(|| one(a.bool.as_ref()).map(Values::Bools))
             .or_else(|| one(a.string.as_ref()).map(Values::Strings))
             .or_else(|| one(a.version.as_ref()).map(Values::Versions))
+            .unwrap_or(Values::Unknown)
     }
 
     /// What both have, where that is anything.
@@ -699,12 +811,6 @@ impl Values {
     }
 }
 
-impl Candidate<'_> {
-    fn is_held(&self) -> bool {
-        self.in_use || !self.shares.is_empty()
-    }
-}
-
 fn capacity(device: &Device) -> &BTreeMap<String, DeviceCapacity> {
     static NONE: BTreeMap<String, DeviceCapacity> = BTreeMap::new();
     device.capacity.as_ref().unwrap_or(&NONE)
@@ -719,15 +825,48 @@ pub(super) fn domains_of<'a>(driver: &'a str, device: &'a Device) -> impl Iterat
 
 /// Whether a slice says what only partitions of devices need.
 fn is_partitioned(slice: &ResourceSlice) -> bool {
-    let spec = &slice.spec;
-    spec.per_device_node_selection.is_some()
-        || spec.shared_counters.as_ref().is_some_and(|all| !all.is_empty())
+    slice.spec.per_device_node_selection.is_some() || has_counters(slice)
+}
+
+fn has_counters(slice: &ResourceSlice) -> bool {
+    slice.spec.shared_counters.as_ref().is_some_and(|all| !all.is_empty())
+}
+
+fn devices_of<'a>(slices: &[&'a ResourceSlice]) -> impl Iterator<Item = &'a Device> {
+    slices.iter().flat_map(|slice| slice.spec.devices.iter().flatten())
+}
+
+/// What slices have of counters, less what devices take.
+fn left<'a>(
+    slices: &[&'a ResourceSlice],
+    busy: impl Iterator<Item = &'a Device>,
+) -> BTreeMap<(&'a str, &'a str), Quantity> {
+    let sets = slices.iter().flat_map(|slice| slice.spec.shared_counters.iter().flatten());
+    let all = sets.flat_map(|set| set.counters.iter().map(|(name, has)| (set.name.as_str(), name, has)));
+    let amount = |(set, name, has): (&'a str, &'a String, &Counter)| {
+        Some(((set, name.as_str()), Quantity::from_api(&has.value)?))
+    };
+    let mut out = all.filter_map(amount).collect();
+    busy.for_each(|device| take(&mut out, device));
+    out
+}
+
+/// Takes from counters what a device needs of them.
+fn take<'d>(left: &mut BTreeMap<(&'d str, &'d str), Quantity>, device: &'d Device) {
+    for need in device.consumes_counters.iter().flatten() {
+        for (name, counter) in &need.counters {
+            let left = left.get_mut(&(need.counter_set.as_str(), name.as_str()));
+            if let (Some(left), Some(amount)) = (left, Quantity::from_api(&counter.value)) {
+                *left = *left - amount;
+            }
+        }
+    }
 }
 
 /// Whether a node has to do with a slice: it reaches some of its devices, or the slice has the counters of its pool.
 fn matters(slice: &ResourceSlice, node: &NodeInfo) -> bool {
     let spec = &slice.spec;
-    if spec.shared_counters.as_ref().is_some_and(|all| !all.is_empty()) {
+    if has_counters(slice) {
         return true;
     }
     match spec.per_device_node_selection {

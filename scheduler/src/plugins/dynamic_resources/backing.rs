@@ -20,8 +20,7 @@ impl<'a> Backing<'a> {
     pub(in crate::plugins) fn new(resource: &str, devices: &'a Devices) -> Option<Self> {
         let class = devices.class_for(resource)?;
         let selectors = class.spec.selectors.as_deref().unwrap_or_default();
-        let selectors =
-            Selectors::compile(selectors, resource, devices.has(Gate::DRAListTypeAttributes)).ok()?;
+        let selectors = Selectors::compile(selectors, resource, devices.has(Gate::DRAListTypeAttributes));
         let (maker, held) = (Maker::new(devices), held(devices));
         let all = devices.slices().flat_map(|slice| {
             let of = |device| domains_of(&slice.spec.driver, device);

@@ -11,9 +11,17 @@ use k8s_openapi::api::resource::v1::{Device, DeviceAttribute, DeviceSelector};
 
 use crate::{framework::Reason, model::Devices};
 
-/// Compiled expressions; all must be true.
+/// Expressions; all must be true.
 #[derive(Clone, Default)]
-pub(super) struct Selectors(Vec<Arc<Program>>);
+pub(super) struct Selectors(Vec<Selector>);
+
+/// One of them: what it is called in errors, and the expression or why it is none. That is told by who asks: where there
+/// is no device nobody does.
+#[derive(Clone)]
+struct Selector {
+    name: Arc<str>,
+    program: Result<Arc<Program>, Arc<str>>,
+}
 
 /// Makes the values that have no literal of their own.
 pub(super) struct Maker {
@@ -27,23 +35,21 @@ pub(super) struct Maker {
 
 impl Selectors {
     /// Compiles all selectors of a class or a request, named by `of` in errors; `lists` is whether attributes may be lists.
-    pub(super) fn compile(all: &[DeviceSelector], of: &str, lists: bool) -> Result<Selectors, Reason> {
+    pub(super) fn compile(all: &[DeviceSelector], of: &str, lists: bool) -> Selectors {
         let env = Env::new().with_bindings().variable("device", Type::Dyn);
         let env = if lists { env.with_function("includes") } else { env };
-        let mut out = Selectors::default();
-        for (at, selector) in all.iter().enumerate() {
-            let Some(cel) = &selector.cel else {
-                return Err(format!(
-                    "{of}: selector #{at}: CEL expression empty (unsupported selector type?)"
-                )
-                .into());
-            };
-            let program = env.compile(&cel.expression).map_err(|error| {
-                Reason::Owned(format!("{of}: selector #{at}: CEL compile error: {error}"))
-            })?;
-            out.0.push(Arc::new(program));
-        }
-        Ok(out)
+        let compiled = |selector: &DeviceSelector| match &selector.cel {
+            None => Err("CEL expression empty (unsupported selector type?)".into()),
+            Some(cel) => match env.compile(&cel.expression) {
+                Ok(program) => Ok(Arc::new(program)),
+                Err(error) => Err(format!("CEL compile error: {error}").into()),
+            },
+        };
+        let one = |(at, selector): (usize, &DeviceSelector)| Selector {
+            name: format!("{of}: selector #{at}").into(),
+            program: compiled(selector),
+        };
+        Selectors(all.iter().enumerate().map(one).collect())
     }
 
     /// Both.
@@ -51,17 +57,24 @@ impl Selectors {
         Selectors(self.0.iter().chain(&other.0).cloned().collect())
     }
 
-    /// Whether all are true of a device.
-    pub(super) fn select(&self, device: &Value<'_>) -> Result<bool, Reason> {
-        for program in &self.0 {
+    /// Whether all are true of a device; the error it was made with is that of the first expression that sees it.
+    pub(super) fn select(&self, device: &Result<Value<'_>, String>) -> Result<bool, Reason> {
+        for Selector { name, program } in &self.0 {
+            let failed = |why: &dyn std::fmt::Display| Reason::Owned(format!("{name}: {why}"));
+            let program = program.as_ref().map_err(|why| failed(why))?;
+            let at_run_time = |why: &dyn std::fmt::Display| failed(&format_args!("CEL runtime error: {why}"));
+            let device = device.as_ref().map_err(|why| at_run_time(why))?;
             let seen: &[(&str, Value<'_>)] = &[("device", device.clone())];
             match program.eval(seen).result {
                 Ok(Value::Bool(true)) => {}
                 Ok(Value::Bool(false)) => return Ok(false),
                 Ok(other) => {
-                    return Err(format!("CEL expression of type {:?}, not bool", other.type_of()).into());
+                    return Err(failed(&format_args!(
+                        "CEL expression of type {:?}, not bool",
+                        other.type_of()
+                    )));
                 }
-                Err(error) => return Err(format!("CEL runtime error: {error}").into()),
+                Err(error) => return Err(at_run_time(&error)),
             }
         }
         Ok(true)
@@ -91,13 +104,20 @@ impl Maker {
     }
 
     /// What expressions see of a device. Attributes and capacities of `domains` are there, if empty, whether the device
-    /// has any or not.
-    pub(super) fn device(&self, driver: &str, device: &Device, domains: &[String]) -> Value<'static> {
+    /// has any or not. A device with an attribute of no known kind cannot be seen: better no pod gets it than one that
+    /// must not.
+    pub(super) fn device(
+        &self,
+        driver: &str,
+        device: &Device,
+        domains: &[String],
+    ) -> Result<Value<'static>, String> {
         let empty = || domains.iter().map(|d| (d.clone(), MadeMap::default())).collect::<BTreeMap<_, _>>();
         let (mut attributes, mut capacity) = (empty(), empty());
         for (name, attribute) in device.attributes.iter().flatten() {
             let value = self.attribute(attribute);
-            put(&mut attributes, driver, name, value);
+            let value = value.ok_or_else(|| format!("attribute {name}: unsupported attribute value"))?;
+            put(&mut attributes, driver, name, Some(value));
         }
         for (name, amount) in device.capacity.iter().flatten() {
             put(&mut capacity, driver, name, Maker::make(self.quantity.as_ref(), &amount.value.0));
@@ -113,7 +133,7 @@ impl Maker {
         for (name, value) in members.into_iter().filter_map(|(name, value)| Some((name, value?))) {
             insert(&mut out, name, value);
         }
-        Value::Map(Map::Made(Arc::new(out)))
+        Ok(Value::Map(Map::Made(Arc::new(out))))
     }
 
     fn attribute(&self, attribute: &DeviceAttribute) -> Option<Value<'static>> {

@@ -11,7 +11,7 @@ use crate::{
 };
 
 fn plugin() -> DynamicResources {
-    DynamicResources::new(Duration::from_secs(10))
+    DynamicResources::new(Duration::from_secs(10), Duration::from_secs(600))
 }
 
 fn added<K: for<'de> serde::Deserialize<'de>>(object: Value) -> Event<K> {
@@ -132,14 +132,16 @@ fn expressions_select_devices() {
 
 #[test]
 fn what_cannot_be_is_told() {
-    let request = |selectors: Value| json!({"requests": [exactly("r", json!({"selectors": selectors}))]});
     let table = [
-        (request(cel("device.")), "request r: selector #0: CEL compile error"),
         (
             json!({"requests": [exactly("r", json!({"deviceClassName": "x"}))]}),
             "request r: device class x does not exist",
         ),
-        (json!({"requests": [{"name": "r"}]}), "request r: unknown request type"),
+        (
+            json!({"requests": [{"name": "r", "firstAvailable": [{"name": "s", "deviceClassName": "x"}]}]}),
+            "request r/s: device class x does not exist",
+        ),
+        (json!({"requests": [{"name": "r"}]}), "resource claim default/c, request r: unknown request type"),
     ];
     for (devices, expected) in table {
         let found = one(devices).unwrap_err();
@@ -153,8 +155,178 @@ fn what_cannot_be_is_told() {
         verdicts(&early, &world(&[])).unwrap_err(),
         "pod \"default/p\": ResourceClaim not created yet"
     );
-    let failed = one(request(cel("device.attributes['d.io'].nothing == 1"))).unwrap();
-    assert!(failed[0].as_ref().unwrap().starts_with("failed: CEL runtime error"), "{failed:?}");
+}
+
+/// What node a says of a claim.
+fn on_a(devices: Value) -> String {
+    one(devices).unwrap()[0].clone().unwrap_or_default()
+}
+
+#[test]
+fn what_makes_no_sense_ends_the_attempt() {
+    let with = |more: Value| json!({"requests": [exactly("r", more)]});
+    let select = |expression: &str| with(json!({"selectors": cel(expression)}));
+    let both = |kind: &str, attribute: &str| json!({"requests": [exactly("r", json!({"allocationMode": "All"}))], "constraints": [{kind: attribute}]});
+    let listed = json!({"requests": [{"name": "r", "firstAvailable": [
+        {"name": "s", "deviceClassName": "gpu", "allocationMode": "Some"}]}]});
+    let mut unbound = with(json!({}));
+    unbound["constraints"] = json!([{"matchAttribute": "d.io/model"}, {}]);
+    for (devices, why) in [
+        (select("device."), "claim default/c: selector #0: CEL compile error: "),
+        (
+            select("device.attributes['d.io'].nothing == 1"),
+            "claim default/c: selector #0: CEL runtime error: ",
+        ),
+        (
+            with(json!({"selectors": [{}]})),
+            "claim default/c, request r, selector #0: CEL expression empty (unsupported selector type?)",
+        ),
+        (with(json!({"allocationMode": "Some"})), "claim default/c, request r: unsupported count mode Some"),
+        (listed, "claim default/c, request s: unsupported count mode Some"),
+        (unbound, "claim default/c, constraint #1: empty constraint (unsupported constraint type?)"),
+        (
+            both("matchAttribute", "d.io/model"),
+            "claim default/c, request r: cannot add device d.io/a/l1 because a claim constraint would not be satisfied",
+        ),
+    ] {
+        let said = on_a(devices);
+        assert!(said.starts_with(&format!("failed: {why}")), "{said}");
+    }
+    assert_eq!(on_a(both("distinctAttribute", "d.io/driverVersion")), "");
+}
+
+#[test]
+fn expressions_are_asked_only_about_devices_that_could_be_given() {
+    let broken = json!({"requests": [exactly("r", json!({"selectors": cel("device.attributes['d.io'].nothing == 1")}))]});
+    let world = world(&[claim("c", broken), held_on_b("s1")]);
+    let [a, b] = verdicts(&user(&["c"]), &world).unwrap();
+    assert!(a.unwrap().contains("CEL runtime error"));
+    assert_eq!(b, no(), "there is none");
+    let class = json!({"metadata": {"name": "gpu"}, "spec": {"selectors": cel("nobody")}});
+    let mut of_class = self::world(&[claim("c", json!({"requests": [exactly("r", json!({}))]}))]);
+    of_class.devices.take(&DeviceChange::Class(added(class)));
+    let [a, _] = verdicts(&user(&["c"]), &of_class).unwrap();
+    assert!(a.unwrap().starts_with("failed: class gpu: selector #0: CEL compile error: "));
+}
+
+/// A claim that has a device of node b.
+fn held_on_b(device: &str) -> Value {
+    let mut out = claim(&format!("b-{device}"), json!({}));
+    out["status"] = json!({"allocation": {"devices": {"results": [
+        {"driver": "d.io", "pool": "b", "device": device, "request": "r"}]}}});
+    out
+}
+
+#[test]
+fn devices_with_attributes_of_no_kind_are_an_error() {
+    let mut odd = device("x", "small", "8Gi", "1.0.0");
+    odd["attributes"]["odd"] = json!({});
+    let mut cluster = world(&[claim("c", json!({"requests": [exactly("r", json!({}))]}))]);
+    cluster.devices.take(&DeviceChange::Slice(added(slice("b", "b", json!([odd])))));
+    let [_, b] = verdicts(&user(&["c"]), &cluster).unwrap();
+    let why = "failed: class gpu: selector #0: CEL runtime error: attribute odd: unsupported attribute value";
+    assert_eq!(b.as_deref(), Some(why));
+}
+
+#[test]
+fn all_of_what_cannot_be_known_is_an_error() {
+    let all = || claim("c", json!({"requests": [exactly("r", json!({"allocationMode": "All"}))]}));
+    let mut half = slice("b", "b", json!([device("s1", "small", "8Gi", "1.0.0")]));
+    half["spec"]["pool"]["resourceSliceCount"] = json!(2);
+    let twice = json!([device("x", "part", "1Gi", "1.0.0"), device("x", "part", "1Gi", "1.0.0")]);
+    for (published, why) in [(half, "being updated"), (slice("b", "b", twice), "invalid")] {
+        let mut cluster = world(&[all()]);
+        cluster.devices.take(&DeviceChange::Slice(added(published)));
+        let why = format!(
+            "failed: claim default/c, request r: asks for all devices, but resource pool d.io/b is currently {why}"
+        );
+        assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap(), [None, Some(why)]);
+    }
+    let many: Vec<Value> = (0..33).map(|n| device(&format!("x{n}"), "part", "1Gi", "1.0.0")).collect();
+    let mut cluster = world(&[all()]);
+    cluster.devices.take(&DeviceChange::Slice(added(slice("b", "b", json!(many)))));
+    let why = "failed: claim default/c: number of requested devices 33 exceeds the claim limit of 32";
+    assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap()[1].as_deref(), Some(why));
+}
+
+#[test]
+fn a_full_claim_tries_ways_with_fewer_devices_and_no_others() {
+    let many: Vec<Value> = (0..40).map(|n| device(&format!("x{n:02}"), "part", "1Gi", "1.0.0")).collect();
+    let ways = |name: &str, counts: [u64; 2]| {
+        let way = |(at, count): (usize, &u64)| json!({"name": format!("w{at}"), "deviceClassName": "gpu", "count": count});
+        json!({"name": name, "firstAvailable": counts.iter().enumerate().map(way).collect::<Vec<_>>()})
+    };
+    let of = |requests: Value| {
+        let mut cluster = world(&[claim("c", json!({"requests": requests}))]);
+        cluster.devices.take(&DeviceChange::Slice(added(slice("b", "b", json!(many)))));
+        let reservation = plugin().reserve(&user(&["c"]), &cluster, cluster.node("b").unwrap());
+        let names = reservation.devices.first().map(names).unwrap_or_default();
+        let count = |way: &str| names.iter().filter(|name| name.starts_with(way)).count();
+        (count("r/w0"), count("r/w1"), count("s/w0"), count("s/w1"))
+    };
+    // Were other choices of thirty tried for the first, it would take for ever.
+    assert_eq!(of(json!([ways("r", [30, 2]), ways("s", [30, 5])])), (0, 2, 30, 0));
+    assert_eq!(of(json!([ways("r", [30, 20]), ways("s", [13, 14])])), (0, 0, 0, 0));
+}
+
+#[test]
+fn administration_of_a_device_keeps_the_pods_other_claims_off_it() {
+    let claims = |first: Value, second: Value| {
+        let of = |name: &str, more: Value| claim(name, json!({"requests": [exactly("r", more)]}));
+        let world = world(&[of("c", first), of("d", second)]);
+        let reservation = plugin().reserve(&user(&["c", "d"]), &world, world.node("a").unwrap());
+        reservation.devices.iter().flat_map(names).collect::<Vec<_>>()
+    };
+    let admin = || json!({"adminAccess": true});
+    assert_eq!(claims(admin(), admin()), ["r=s1", "r=s1"]);
+    assert_eq!(claims(json!({}), admin()), ["r=s1", "r=s1"]);
+    assert_eq!(claims(admin(), json!({})), ["r=s1", "r=s2"]);
+}
+
+#[test]
+fn devices_that_will_not_become_ready_are_none_and_given_back() {
+    let told = |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": "R", "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let of = |since: &str, conditions: Value| {
+        let mut out = claim("c", json!({}));
+        out["status"] = json!({
+            "allocation": {"allocationTimestamp": since, "devices": {"results": [{
+                "driver": "d.io", "pool": "a", "device": "s1", "request": "r",
+                "bindingConditions": ["Ready"], "bindingFailureConditions": ["Broken"]}]}},
+            "devices": [{"driver": "d.io", "pool": "a", "device": "s1", "conditions": conditions}],
+        });
+        let world = world(&[out]);
+        let plugin = DynamicResources { time: || "2026-01-01T00:10:00Z".parse().unwrap(), ..plugin() };
+        let pod = user(&["c"]);
+        let Prepared::Filter(filter) = plugin.filter(&pod, &world) else { panic!("it has a claim") };
+        let verdict = filter.check(world.node("a").unwrap());
+        let given = matches!(plugin.release(&pod, &world), Some(Release::GiveBack(_)));
+        assert_eq!(given, verdict != Verdict::Fits);
+        verdict
+    };
+    let elsewhere = Verdict::unresolvable(ELSEWHERE);
+    let just_now = "2026-01-01T00:09:00Z";
+    assert_eq!(of(just_now, json!([])), Verdict::Fits, "they may become ready");
+    assert_eq!(of("2025-12-31T23:00:00Z", json!([told("Ready", "True")])), Verdict::Fits);
+    assert_eq!(of("2025-12-31T23:00:00Z", json!([told("Ready", "False")])), elsewhere);
+    assert_eq!(of(just_now, json!([told("Broken", "True")])), elsewhere);
+}
+
+#[test]
+fn pods_wait_outside_the_queue_for_their_claims() {
+    let may = |claims: &[Value]| plugin().may_enqueue(&user(&["c"]), &world(claims));
+    assert_eq!(may(&[]).unwrap_err(), "resourceclaim.resource.k8s.io \"c\" not found");
+    let mut going = claim("c", json!({}));
+    going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    assert_eq!(may(&[going]).unwrap_err(), "resourceclaim \"c\" is being deleted");
+    assert_eq!(may(&[claim("c", json!({}))]), Ok(()));
+    assert_eq!(plugin().may_enqueue(&pod("p").info(), &Cluster::default()), Ok(()));
+}
+
+#[test]
+fn what_was_not_given_back_is_told() {
+    let of = |pod: &PodInfo| plugin().kept(pod, &world(&[claim("c", json!({}))])).unwrap();
+    assert_eq!((of(&pod("p").info()), of(&user(&["c"]))), (NOTHING_TO_GIVE, STILL));
+    assert_eq!(of(&user(&["other"])), NOTHING_TO_GIVE, "the claim is not there");
 }
 
 #[test]
@@ -611,7 +783,7 @@ fn devices_are_tried_for_so_long_and_no_longer() {
     let devices = json!({"requests": [exactly("r", json!({"count": 3}))]});
     let (world, pod) = (world(&[claim("c", devices)]), user(&["c"]));
     let said = |seconds: u64| {
-        let plugin = DynamicResources { timeout: Duration::from_secs(seconds), now };
+        let plugin = DynamicResources { timeout: Duration::from_secs(seconds), now, ..plugin() };
         let Prepared::Filter(filter) = plugin.filter(&pod, &world) else { panic!("it has claims") };
         ["a", "b"].map(|name| filter.check(world.node(name).unwrap()))
     };
@@ -817,6 +989,33 @@ fn what_devices_of_other_nodes_take_of_counters_is_gone() {
     let reservation = plugin().reserve(&user(&["d"]), &cluster, cluster.node("b").unwrap());
     cluster.devices.assume(&reservation);
     assert_eq!(verdicts(&user(&["c"]), &cluster).unwrap(), [None, no()]);
+}
+
+#[test]
+fn counters_are_exact_and_a_pool_that_owes_some_gives_no_partition() {
+    let part = |name: &str, set: &str, amount: &str| {
+        let mut out = device(name, "part", "1Gi", "1.0.0");
+        out["consumesCounters"] = json!([{"counterSet": set, "counters": {"n": {"value": amount}}}]);
+        out
+    };
+    let mut wanted = a_part("c");
+    wanted["spec"]["devices"]["requests"][0]["exactly"]["count"] = json!(2);
+    let of = |has: &str, held: &[Value]| {
+        let mut cluster = world(&[&[wanted.clone()], held].concat());
+        let parts = [part("p1", "s", "500m"), part("p2", "s", "500m"), part("o", "t", "2")];
+        let mut slice = slice("b", "b", json!(parts));
+        slice["spec"]["pool"]["resourceSliceCount"] = json!(2);
+        cluster.devices.take(&DeviceChange::Slice(added(slice)));
+        cluster.devices.take(&DeviceChange::Slice(added(json!({"metadata": {"name": "counters"}, "spec": {
+            "driver": "d.io", "nodeName": "b", "pool": {"name": "b", "generation": 1, "resourceSliceCount": 2},
+            "sharedCounters": [
+                {"name": "s", "counters": {"n": {"value": has}}}, {"name": "t", "counters": {"n": {"value": "1"}}},
+            ]}}))));
+        verdicts(&user(&["c"]), &cluster).unwrap()[1].clone()
+    };
+    assert_eq!(of("1", &[]), None);
+    assert_eq!(of("900m", &[]), no());
+    assert_eq!(of("9", &[held_on_b("o")]), no(), "more of the other set is taken than there is");
 }
 
 #[test]
