@@ -40,6 +40,8 @@ use crate::{
 
 /// Bindings under way at once; more wait their turn.
 const BINDINGS: usize = 32;
+/// How often a claim of devices is written that others write as well.
+const CLAIM_TRIES: usize = 5;
 
 /// The way to the API server.
 #[derive(Clone)]
@@ -98,6 +100,8 @@ enum BindError {
     Timeout,
     #[error("{0}")]
     Devices(Reason),
+    #[error("{0}")]
+    Claim(Reason),
     #[error("resourceclaim.resource.k8s.io {0:?} not found")]
     NoClaim(String),
     #[error("device binding timeout")]
@@ -119,7 +123,10 @@ impl BindError {
 
     /// Whether devices are why.
     fn is_of_devices(&self) -> bool {
-        matches!(self, BindError::Devices(_) | BindError::NoClaim(_) | BindError::DevicesTimeout)
+        matches!(
+            self,
+            BindError::Devices(_) | BindError::Claim(_) | BindError::NoClaim(_) | BindError::DevicesTimeout
+        )
     }
 
     /// Whether it is known that the pod was not bound.
@@ -130,6 +137,7 @@ impl BindError {
             BindError::Volumes(_)
             | BindError::Timeout
             | BindError::Devices(_)
+            | BindError::Claim(_)
             | BindError::NoClaim(_)
             | BindError::Preempted
             | BindError::Gone
@@ -427,19 +435,40 @@ impl Actor {
         Ok(())
     }
 
-    /// First the finalizer: what is allocated must not vanish.
-    async fn write_devices(&self, reservation: &Reservation) -> Result<(), kube::Error> {
+    async fn write_devices(&self, reservation: &Reservation) -> Result<(), BindError> {
         for claim in &reservation.devices {
-            let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
-            let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), namespace);
-            let name = claim.metadata.name.as_deref().unwrap_or_default();
-            // A write that changes nothing keeps the version.
-            let kept = api.replace(name, &PostParams::default(), claim).await?;
-            let mut next = claim.clone();
-            next.metadata.resource_version = kept.metadata.resource_version;
-            self.write_allocated(&mut next).await?;
+            self.write_claim(claim).await?;
         }
         Ok(())
+    }
+
+    /// Writes a claim. Others may have written it meanwhile, as do pods that share it: then it is written again on top of
+    /// that, if it is still to be had.
+    async fn write_claim(&self, claim: &ResourceClaim) -> Result<(), BindError> {
+        let key = object_key(claim);
+        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+        let seen = self.caches.devices.store().get(&key);
+        let is_new = dynamic_resources::is_new(claim, seen.as_deref());
+        let mut next = claim.clone();
+        for _ in 1..CLAIM_TRIES {
+            match self.write_once(&mut next).await {
+                Err(error) if client::is_conflict(&error) => {}
+                done => return Ok(done?),
+            }
+            let fresh = api.get(&key.name).await?;
+            next = dynamic_resources::rebased(claim, &fresh, is_new).map_err(BindError::Claim)?;
+        }
+        Ok(self.write_once(&mut next).await?)
+    }
+
+    /// First the finalizer: what is allocated must not vanish.
+    async fn write_once(&self, claim: &mut ResourceClaim) -> Result<(), kube::Error> {
+        let key = object_key(claim);
+        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+        // A write that changes nothing keeps the version.
+        let kept = api.replace(&key.name, &PostParams::default(), claim).await?;
+        claim.metadata.resource_version = kept.metadata.resource_version;
+        self.write_allocated(claim).await.map(drop)
     }
 
     /// Writes which devices a claim has, and since when.

@@ -19,7 +19,7 @@ use std::{
 
 use component_base::{
     features::Gate,
-    meta::{ObjectKey, add_finalizer, controller_of, is_deleting},
+    meta::{ObjectKey, add_finalizer, controller_of, is_deleting, object_key},
 };
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -294,6 +294,47 @@ pub fn given_back(claim: &ResourceClaim, uids: &[&str]) -> Option<ResourceClaim>
     let status = out.status.as_mut()?;
     (status.allocation, status.reserved_for, status.devices) = (None, None, None);
     consumers.iter().all(|consumer| uids.contains(&consumer.uid.as_str())).then_some(out)
+}
+
+/// Whether a claim has its devices by the decision for one pod, and not since before; `seen` is what was seen of it last.
+pub fn is_new(claim: &ResourceClaim, seen: Option<&ResourceClaim>) -> bool {
+    let consumers = claim.status.iter().flat_map(|status| status.reserved_for.iter().flatten()).count();
+    consumers == 1 && !seen.is_some_and(has_devices)
+}
+
+fn has_devices(claim: &ResourceClaim) -> bool {
+    claim.status.as_ref().is_some_and(|status| status.allocation.is_some())
+}
+
+/// A claim as it is to be written on top of what others wrote meanwhile: kept for who it was to be kept for last, with its
+/// devices where they are new.
+///
+/// # Errors
+/// When it cannot be had any more.
+pub fn rebased(claim: &ResourceClaim, fresh: &ResourceClaim, is_new: bool) -> Result<ResourceClaim, Reason> {
+    let gone = |how: &str| Reason::Owned(format!("claim {} got {how} in the meantime", object_key(claim)));
+    if is_deleting(&fresh.metadata) || fresh.metadata.uid != claim.metadata.uid {
+        return Err(gone("deleted"));
+    }
+    match (is_new, has_devices(fresh)) {
+        (true, true) => return Err(gone("allocated elsewhere")),
+        (false, false) => return Err(gone("deallocated elsewhere")),
+        _ => {}
+    }
+    let mut out = fresh.clone();
+    // Whether it is there already makes no difference.
+    let _was_missing = add_finalizer(&mut out.metadata, FINALIZER);
+    let (ours, status) = (claim.status.clone().unwrap_or_default(), out.status.get_or_insert_default());
+    if is_new {
+        status.allocation = ours.allocation;
+    }
+    let consumers = status.reserved_for.get_or_insert_default();
+    if let Some(consumer) = ours.reserved_for.and_then(|mut all| all.pop())
+        && !consumers.iter().any(|other| other.uid == consumer.uid)
+    {
+        consumers.push(consumer);
+    }
+    Ok(out)
 }
 
 fn results(claim: &ResourceClaim) -> impl Iterator<Item = &DeviceRequestAllocationResult> {

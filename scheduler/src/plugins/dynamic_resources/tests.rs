@@ -312,6 +312,37 @@ fn devices_that_will_not_become_ready_are_none_and_given_back() {
 }
 
 #[test]
+fn claims_are_written_on_top_of_what_others_wrote() {
+    let of = |allocation: Value, consumers: &[&str]| -> ResourceClaim {
+        let mut out = claim("c", json!({}));
+        let reserved: Vec<Value> =
+            consumers.iter().map(|uid| json!({"resource": "pods", "name": uid, "uid": uid})).collect();
+        out["status"] = json!({"allocation": allocation, "reservedFor": reserved});
+        serde_json::from_value(out).unwrap()
+    };
+    let (none, some) = (|| json!(null), || json!({"devices": {"results": []}}));
+    let seen = of(none(), &[]);
+    assert!(is_new(&of(some(), &["p"]), Some(&seen)) && is_new(&of(some(), &["p"]), None));
+    assert!(!is_new(&of(some(), &["p"]), Some(&of(some(), &[]))), "it has them since before");
+    assert!(!is_new(&of(some(), &["p", "q"]), Some(&seen)), "they are given to p, whose decision it was");
+    let uids = |claim: &ResourceClaim| consumers(claim).into_iter().map(|(_, uid)| uid).collect::<Vec<_>>();
+    let shared = rebased(&of(some(), &["p", "q"]), &of(some(), &["o", "p"]), false).unwrap();
+    assert_eq!(uids(&shared), ["o", "p", "q"]);
+    assert_eq!(shared.metadata.finalizers.as_deref(), Some(&[FINALIZER.to_owned()][..]));
+    let again = rebased(&of(some(), &["q"]), &of(some(), &["q"]), false).unwrap();
+    assert_eq!(uids(&again), ["q"]);
+    let new = rebased(&of(some(), &["p"]), &of(none(), &[]), true).unwrap();
+    assert!(has_devices(&new) && uids(&new) == ["p"]);
+    let told = |fresh: &ResourceClaim, is_new| rebased(&of(some(), &["p"]), fresh, is_new).unwrap_err();
+    let gone = |how: &str| format!("claim default/c got {how} in the meantime");
+    assert_eq!(told(&of(some(), &["o"]), true), gone("allocated elsewhere"));
+    assert_eq!(told(&of(none(), &[]), false), gone("deallocated elsewhere"));
+    let mut other = of(some(), &[]);
+    other.metadata.uid = Some("another".to_owned());
+    assert_eq!(told(&other, false), gone("deleted"));
+}
+
+#[test]
 fn pods_wait_outside_the_queue_for_their_claims() {
     let may = |claims: &[Value]| plugin().may_enqueue(&user(&["c"]), &world(claims));
     assert_eq!(may(&[]).unwrap_err(), "resourceclaim.resource.k8s.io \"c\" not found");
