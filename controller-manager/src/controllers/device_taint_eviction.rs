@@ -251,7 +251,8 @@ impl Controller {
         let claims = claims_of(pod).into_iter();
         let claims = claims.filter_map(|name| self.claims.store().get(&ObjectKey::new(namespace, name)));
         let group = group_of(pod).filter(|_| self.has_groups);
-        let used = claims.filter(|claim| plan::is_reserved(claim, pod, group.as_ref()));
+        let used =
+            claims.filter(|claim| plan::is_own(claim, pod) && plan::is_reserved(claim, pod, group.as_ref()));
         let slices = |pool: &str| self.slices.store().by_index(BY_POOL, pool);
         used.filter_map(|claim| plan::eviction(&claim, &slices, rules)).reduce(Eviction::join)
     }

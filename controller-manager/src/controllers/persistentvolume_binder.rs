@@ -224,7 +224,13 @@ impl Controller {
     /// The same for a volume.
     async fn step_volume(&self, key: &ObjectKey) -> Result<bool, kube::Error> {
         let Some(volume) = self.volumes.store().get(key) else {
-            self.emptying.lock().remove(&*key.name);
+            let memory = self.emptying.lock().remove(&*key.name);
+            if let Some(Memory::Runs(uid)) = memory {
+                // Nobody waits for the pod any more.
+                let pods = self.pods.store().list();
+                let pod = pods.iter().find(|pod| pod.metadata.uid.as_ref() == Some(&uid));
+                self.end(pod.map(AsRef::as_ref)).await?;
+            }
             return Ok(false);
         };
         let claim = match plan::claim_key(&volume) {

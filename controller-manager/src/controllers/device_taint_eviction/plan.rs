@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use component_base::meta::{ObjectKey, is_deleting};
+use component_base::meta::{ObjectKey, controller_of, is_deleting};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::Pod,
@@ -84,6 +84,18 @@ pub(super) fn is_reserved(claim: &ResourceClaim, pod: &Pod, group: Option<&Objec
     let mut all = claim.status.iter().flat_map(|s| s.reserved_for.iter().flatten());
     all.any(|c| c.resource == "pods" && Some(&c.uid) == pod.metadata.uid.as_ref())
         || group.is_some_and(|group| groups(claim).any(|c| *c.name == *group.name))
+}
+
+/// Whether a claim is the pod's where it must be: one that a template made for a pod serves no other by its place.
+pub(super) fn is_own(claim: &ResourceClaim, pod: &Pod) -> bool {
+    let asked = pod.spec.iter().flat_map(|s| s.resource_claims.iter().flatten());
+    let made = asked.filter(|asked| asked.resource_claim_template_name.is_some()).map(|asked| &asked.name);
+    let known = pod.status.iter().flat_map(|s| s.resource_claim_statuses.iter().flatten());
+    let named: BTreeSet<&String> = made.collect();
+    let mut of_templates = known.filter(|status| named.contains(&status.name));
+    let is_made = of_templates.any(|status| status.resource_claim_name == claim.metadata.name);
+    let of_pod = controller_of(&claim.metadata).filter(|owner| owner.kind == "Pod");
+    !is_made || of_pod.is_none_or(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref())
 }
 
 /// Whether a pod runs somewhere and is not on its way out.
@@ -330,6 +342,31 @@ mod tests {
         let idle = rule("r", all, "None", 0);
         assert!(!evicts(&idle) && evicts(&as_evicting(&idle)));
         assert_eq!(eviction(&claim(json!([])), &none, &[idle]), None);
+    }
+
+    #[test]
+    fn claims_of_templates_are_those_of_their_pods() {
+        let pod = |asks: Value| -> Pod {
+            let status = json!([{"name": "gpu", "resourceClaimName": "c"}]);
+            serde_json::from_value(json!({
+                "metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [], "resourceClaims": [asks]},
+                "status": {"resourceClaimStatuses": status},
+            }))
+            .unwrap()
+        };
+        let made = pod(json!({"name": "gpu", "resourceClaimTemplateName": "t"}));
+        let named = pod(json!({"name": "gpu", "resourceClaimName": "c"}));
+        let of = |kind: &str, uid: &str| {
+            let mut claim = claim(json!([]));
+            let owner =
+                json!([{"apiVersion": "v1", "kind": kind, "name": "x", "uid": uid, "controller": true}]);
+            claim.metadata.owner_references = serde_json::from_value(owner).unwrap();
+            claim
+        };
+        assert!(is_own(&of("Pod", "u"), &made));
+        assert!(!is_own(&of("Pod", "another"), &made));
+        assert!(is_own(&of("Pod", "another"), &named), "it is asked for by its name");
+        assert!(is_own(&of("PodGroup", "g"), &made), "its group has it");
     }
 
     #[test]
