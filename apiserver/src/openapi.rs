@@ -5,7 +5,7 @@
 //! clients may keep it for good.
 //!
 //! Contract: OpenAPI 3.0 and Swagger 2.0 with the `x-kubernetes-*` extensions; KEP-2896 for the index, the
-//! digests and caching. JSON throughout; v2's definitions also as protobuf; what asks for neither gets 406.
+//! digests and caching. Both as JSON and as protobuf, the index as JSON alone; what asks for neither gets 406.
 
 mod custom;
 mod descriptions;
@@ -44,12 +44,10 @@ use crate::{
 pub use merge::Described;
 
 /// Raised whenever the same types and resources are described differently, to make clients fetch anew.
-const REVISION: u8 = 4;
+const REVISION: u8 = 5;
 
 /// What a clause of `Accept` that takes JSON names.
 const JSON: &[&str] = &["*/*", "application/*", "application/json"];
-/// Name of the protobuf form of v2 among the documents.
-const V2_PROTOBUF: &str = "v2 as protobuf";
 
 /// Which form a document takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,8 +69,8 @@ pub struct OpenApi {
 struct Cache {
     /// What the documents describe; another catalog makes them void.
     catalog: Option<Arc<Catalog>>,
-    /// By path, compressed, with their digests.
-    documents: HashMap<String, (String, Bytes)>,
+    /// By path, and whether it is the protobuf form: compressed, with their digests.
+    documents: HashMap<(String, bool), (String, Bytes)>,
 }
 
 /// Group versions that other servers serve and describe.
@@ -82,6 +80,43 @@ pub struct Elsewhere {
     pub index: Vec<(String, String)>,
     /// What goes into v2.
     pub described: Vec<Arc<Described>>,
+}
+
+/// What has a document of its own in v3.
+#[derive(Clone, Debug)]
+enum Part {
+    /// The resources of a group-version.
+    Resources(GroupVersion),
+    Root(Root),
+}
+
+impl Part {
+    /// Where its document is, below `/openapi/v3/`.
+    fn path(&self) -> String {
+        match self {
+            Self::Resources(gv) => gv.path(),
+            Self::Root(root) => root.path.clone(),
+        }
+    }
+
+    fn all(catalog: &Catalog) -> Vec<Self> {
+        let resources = group_versions(catalog).into_iter().map(Self::Resources);
+        resources.chain(operations::roots(catalog).into_iter().map(Self::Root)).collect()
+    }
+}
+
+/// A path that is no resource.
+#[derive(Clone, Debug)]
+struct Root {
+    path: String,
+    /// Name of its operation.
+    id: String,
+    description: &'static str,
+    tag: String,
+    /// What it comes in.
+    media: &'static [&'static str],
+    /// Short name of the type it answers with; a text without.
+    schema: Option<&'static str>,
 }
 
 /// One group-version.
@@ -119,33 +154,34 @@ impl OpenApi {
         if !matches!(rest, "v2" | "v3") && !rest.starts_with("v3/") {
             return None;
         }
-        let protobuf = rest == "v2" && !accepts(headers, JSON) && accepts(headers, protobuf::ASKED);
-        if !protobuf && !accepts(headers, JSON) {
-            return Some(Ok(response::text(406, "only application/json is served")));
-        }
+        let dialect = if rest == "v2" { Dialect::V2 } else { Dialect::V3 };
+        let asked: &[&str] = if rest == "v3" { &[] } else { &dialect.protobuf_asked() };
+        let Some(protobuf) = prefers(headers, asked) else {
+            return Some(Ok(response::text(406, "only application/json and protobuf are served")));
+        };
         if rest == "v3" {
             return Some(Ok(response::json(200, &index((catalog, self.gates), &elsewhere.index))));
         }
-        let rest = if protobuf { V2_PROTOBUF } else { rest };
-        Some(self.document(catalog, &elsewhere.described, (rest, info.query.get("hash")), headers).await)
+        let name = (rest, protobuf);
+        Some(self.document(catalog, &elsewhere.described, (name, info.query.get("hash")), headers).await)
     }
 
     async fn document(
         &self,
         catalog: &Arc<Catalog>,
         described: &[Arc<Described>],
-        (name, wanted): (&str, &str),
+        ((name, protobuf), wanted): ((&str, bool), &str),
         headers: &HeaderMap,
     ) -> Result<Response<Body>, Status> {
-        let (dialect, versions) = match name.strip_prefix("v3/") {
-            None => (Dialect::V2, group_versions(catalog)),
+        let (dialect, parts) = match name.strip_prefix("v3/") {
+            None => (Dialect::V2, Part::all(catalog)),
             Some(path) => {
-                let one = group_versions(catalog).into_iter().find(|gv| gv.path() == path);
+                let one = Part::all(catalog).into_iter().find(|part| part.path() == path);
                 (Dialect::V3, vec![one.ok_or_else(Status::no_such_path)?])
             }
         };
         let described = if dialect == Dialect::V2 { described } else { &[] };
-        let digest = digest((catalog, self.gates), &versions, described);
+        let digest = digest((catalog, self.gates), &parts, described);
         // Only documents of one group-version are asked for by their digest.
         let wanted = if dialect == Dialect::V3 { wanted } else { "" };
         if !wanted.is_empty() && wanted != digest {
@@ -156,18 +192,13 @@ impl OpenApi {
             .get(header::IF_NONE_MATCH)
             .and_then(|v| v.to_str().ok())
             .is_some_and(|tags| tags.split(',').any(|t| t.trim().trim_start_matches("W/") == tag));
+        let media = if protobuf { dialect.protobuf() } else { "application/json" };
         let mut response = if unchanged {
-            response::of(304, "application/json", response::full(""))
+            response::of(304, media, response::full(""))
         } else {
-            let build = Build {
-                dialect,
-                versions,
-                described: described.to_vec(),
-                protobuf: name == V2_PROTOBUF,
-                gates: self.gates,
-            };
-            let packed = self.packed(catalog, (name, &digest), build).await?;
-            body(&packed, if name == V2_PROTOBUF { protobuf::MEDIA } else { "application/json" }, headers)?
+            let described = described.to_vec();
+            let build = Build { dialect, parts, described, protobuf, gates: self.gates };
+            body(&self.packed(catalog, (name, &digest), build).await?, media, headers)?
         };
         let headers = response.headers_mut();
         if let Ok(tag) = HeaderValue::from_str(&tag) {
@@ -190,7 +221,8 @@ impl OpenApi {
         (name, digest): (&str, &str),
         build: Build,
     ) -> Result<Bytes, Status> {
-        if let Some(packed) = self.cache.lock().get(catalog, name, digest) {
+        let name = (name.to_owned(), build.protobuf);
+        if let Some(packed) = self.cache.lock().get(catalog, &name, digest) {
             return Ok(packed);
         }
         let of = catalog.clone();
@@ -207,7 +239,7 @@ impl OpenApi {
 /// What a document is built from, beside the catalog.
 struct Build {
     dialect: Dialect,
-    versions: Vec<GroupVersion>,
+    parts: Vec<Part>,
     described: Vec<Arc<Described>>,
     protobuf: bool,
     gates: Gates,
@@ -215,39 +247,39 @@ struct Build {
 
 impl Build {
     fn run(self, catalog: &Catalog) -> std::io::Result<Bytes> {
-        let mut document = document::build(catalog, (self.dialect, self.gates), &self.versions);
+        let mut document = document::build(catalog, (self.dialect, self.gates), &self.parts);
         for other in &self.described {
             other.add_to(&mut document);
         }
         match self.protobuf {
-            true => pack(&protobuf::encode(&document)),
+            true => pack(&protobuf::encode(self.dialect, &document)),
             false => pack(document.to_string().as_bytes()),
         }
     }
 }
 
 impl Cache {
-    fn get(&self, catalog: &Arc<Catalog>, name: &str, digest: &str) -> Option<Bytes> {
+    fn get(&self, catalog: &Arc<Catalog>, name: &(String, bool), digest: &str) -> Option<Bytes> {
         let same = self.catalog.as_ref().is_some_and(|c| Arc::ptr_eq(c, catalog));
         let (of, packed) = self.documents.get(name).filter(|_| same)?;
         (of == digest).then(|| packed.clone())
     }
 
-    fn put(&mut self, catalog: &Arc<Catalog>, name: &str, digest: &str, packed: Bytes) {
+    fn put(&mut self, catalog: &Arc<Catalog>, name: (String, bool), digest: &str, packed: Bytes) {
         if !self.catalog.as_ref().is_some_and(|c| Arc::ptr_eq(c, catalog)) {
             self.catalog = Some(catalog.clone());
             self.documents.clear();
         }
-        self.documents.insert(name.to_owned(), (digest.to_owned(), packed));
+        self.documents.insert(name, (digest.to_owned(), packed));
     }
 }
 
 fn index((catalog, gates): (&Catalog, Gates), elsewhere: &[(String, String)]) -> Value {
-    let mut paths: Map<String, Value> = group_versions(catalog)
+    let mut paths: Map<String, Value> = Part::all(catalog)
         .into_iter()
-        .map(|gv| {
-            let path = gv.path();
-            let digest = digest((catalog, gates), std::slice::from_ref(&gv), &[]);
+        .map(|part| {
+            let path = part.path();
+            let digest = digest((catalog, gates), std::slice::from_ref(&part), &[]);
             let url = address(&path, &digest);
             (path, json!({"serverRelativeURL": url}))
         })
@@ -280,11 +312,7 @@ fn group_versions(catalog: &Catalog) -> Vec<GroupVersion> {
 }
 
 /// A digest of all that a document is built from; building it is not needed to know it.
-fn digest(
-    (catalog, gates): (&Catalog, Gates),
-    versions: &[GroupVersion],
-    described: &[Arc<Described>],
-) -> String {
+fn digest((catalog, gates): (&Catalog, Gates), parts: &[Part], described: &[Arc<Described>]) -> String {
     static COMMON: LazyLock<Sha256> = LazyLock::new(|| {
         let common = Sha256::new_with_prefix([REVISION]);
         common.chain_update(version::GIT_VERSION).chain_update(proto::table::TEXT)
@@ -296,7 +324,14 @@ fn digest(
     if !gates.has(Gate::OpenAPIEnums) {
         hash.update("no words");
     }
-    for gv in versions {
+    for part in parts {
+        let gv = match part {
+            Part::Resources(gv) => gv,
+            Part::Root(root) => {
+                hash.update(format!("{} {}\n", root.path, root.id));
+                continue;
+            }
+        };
         for r in catalog.iter().filter(|r| r.group == gv.group && r.versions.contains(&gv.version)) {
             hash.update(format!(
                 "{}/{} {} {} {} {:?} {:?}\n",
@@ -313,11 +348,28 @@ fn digest(
     hash.finalize().iter().map(|b| format!("{b:02X}")).collect()
 }
 
-/// Whether a clause of `Accept` is one of these; none at all takes everything.
-fn accepts(headers: &HeaderMap, media: &[&str]) -> bool {
-    let Some(accept) = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()) else { return true };
-    let clause = |c: &str| media.contains(&c.split(';').next().unwrap_or_default().trim());
-    accept.trim().is_empty() || accept.split(',').any(clause)
+/// Whether the first clause of `Accept` that can be served, in the order of their qualities, asks for protobuf, by one
+/// of these names, rather than JSON; `None` when none can be. Who says nothing takes everything.
+fn prefers(headers: &HeaderMap, protobuf: &[&str]) -> Option<bool> {
+    let accept = headers.get(header::ACCEPT).map_or(Ok(""), HeaderValue::to_str).unwrap_or_default();
+    if accept.trim().is_empty() {
+        return Some(false);
+    }
+    let mut clauses: Vec<(f32, &str)> = accept.split(',').map(clause).filter(|(q, _)| *q > 0.0).collect();
+    clauses.sort_by(|a, b| b.0.total_cmp(&a.0));
+    clauses.into_iter().find_map(|(_, media)| match media {
+        _ if JSON.contains(&media) => Some(false),
+        _ if protobuf.contains(&media) => Some(true),
+        _ => None,
+    })
+}
+
+/// The quality and the media type of a clause.
+fn clause(text: &str) -> (f32, &str) {
+    let mut parts = text.split(';').map(str::trim);
+    let media = parts.next().unwrap_or_default();
+    let quality = parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse().ok());
+    (quality.unwrap_or(1.0), media)
 }
 
 fn pack(document: &[u8]) -> std::io::Result<Bytes> {

@@ -99,6 +99,8 @@ pub struct Resource {
     pub columns: &'static [Column],
     /// The gate without which no version of it is served.
     pub gate: Option<Gate>,
+    /// Whether a deletion answers with what the object was; a Status that says success otherwise.
+    pub returns_deleted: bool,
     /// What the kind does on create, update and delete.
     pub strategy: Arc<dyn Strategy>,
 }

@@ -168,6 +168,7 @@ fn resource(kind: Kind) -> Resource {
         selectable: &[],
         columns: &[],
         gate: None,
+        returns_deleted: false,
         strategy: Arc::new(Plain),
     }
 }

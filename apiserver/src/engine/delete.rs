@@ -30,8 +30,11 @@ const FOREGROUND: &str = "foregroundDeletion";
 
 /// What became of an object.
 pub(super) enum Outcome {
-    Gone(Object),
+    /// It is no more; with the revision of its end, which a dry run has not.
+    Gone(Object, Option<u64>),
     Waiting(Arc<Entry>),
+    /// It would wait, had this not been a dry run.
+    WouldWait(Object),
 }
 
 impl Call {
@@ -106,23 +109,29 @@ impl Call {
             return self.delete_unreadable().await;
         }
         let name = self.info.name.clone();
-        let outcome = self.delete_named(&name, &options).await?;
-        match outcome {
-            Outcome::Waiting(entry) => self.respond(200, &entry).await,
-            Outcome::Gone(object) => {
-                let resource = &self.resource;
-                let details = json!({"name": object.name(), "group": resource.group, "kind": resource.plural,
-                    "uid": object.uid()});
-                let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
-                    "status": "Success", "details": details});
-                if resource.group.is_empty()
-                    && let Some(details) = status["details"].as_object_mut()
-                {
-                    details.remove("group");
+        // Clients of old that ask for dependents to go in the background are told that the object is not gone yet.
+        let later = if options.get("orphanDependents") == Some(&Value::Bool(false)) { 202 } else { 200 };
+        match self.delete_named(&name, &options).await? {
+            Outcome::Waiting(entry) => self.respond(later, &entry).await,
+            Outcome::WouldWait(object) => self.respond_object(later, object),
+            Outcome::Gone(mut object, rev) if self.resource.returns_deleted => {
+                if let Some(rev) = rev {
+                    object.set_meta_str("resourceVersion", &rev.to_string());
                 }
-                self.respond_value(200, &status)
+                self.respond_object(200, object)
             }
+            Outcome::Gone(object, _) => self.respond_value(200, &self.deleted(&object)),
         }
+    }
+
+    /// The Status of an object that is gone.
+    fn deleted(&self, object: &Object) -> Value {
+        let resource = &self.resource;
+        let mut details = json!({"name": object.name(), "kind": resource.plural, "uid": object.uid()});
+        if !resource.group.is_empty() {
+            details["group"] = json!(resource.group);
+        }
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
     }
 
     pub(super) async fn delete_collection(&mut self) -> Result<Response<Body>, Status> {
@@ -181,7 +190,7 @@ impl Call {
         attributes.name = entry.name().into();
         let deleted = async {
             let object = match call.delete_from(entry.clone(), options).await {
-                Ok(Outcome::Gone(object)) => object,
+                Ok(Outcome::Gone(object, _) | Outcome::WouldWait(object)) => object,
                 Ok(Outcome::Waiting(entry)) => call.working(&entry).await?,
                 Err(status) if status.code == 404 => return Ok(None),
                 Err(status) => return Err(status),
@@ -211,7 +220,7 @@ impl Call {
             }
             let marked = self.marked(&object, options)?;
             if self.dry_run()? || delete_options::is_dry_run(options) {
-                return Ok(Outcome::Gone(object));
+                return Ok(marked.map_or(Outcome::Gone(object, None), Outcome::WouldWait));
             }
             let (id, namespace) = (self.id(), self.key_namespace().to_owned());
             let result = match marked {
@@ -220,7 +229,7 @@ impl Call {
                     if gone.is_ok() {
                         self.release(&object).await;
                     }
-                    gone.map(|_| Outcome::Gone(object))
+                    gone.map(|entry| Outcome::Gone(object, Some(entry.rev())))
                 }
                 Some(marked) if marked == object => return Ok(Outcome::Waiting(current)),
                 Some(marked) => {

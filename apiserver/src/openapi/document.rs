@@ -3,20 +3,19 @@
 use component_base::{features::Gates, version};
 use serde_json::{Value, json};
 
-use super::{Dialect, GroupVersion, operations, schemas};
+use super::{Dialect, Part, operations, schemas};
 use crate::registry::catalog::Catalog;
 
-/// Describes every resource of these group-versions.
+/// Describes every operation of these parts.
 ///
 /// Gates say whether CBOR is among their media types, and whether fields list the words they take.
-pub(super) fn build(
-    catalog: &Catalog,
-    (dialect, gates): (Dialect, Gates),
-    versions: &[GroupVersion],
-) -> Value {
+pub(super) fn build(catalog: &Catalog, (dialect, gates): (Dialect, Gates), parts: &[Part]) -> Value {
     let mut found = operations::Found::default();
-    for gv in versions {
-        operations::describe(catalog, (dialect, gates), gv, &mut found);
+    for part in parts {
+        match part {
+            Part::Resources(gv) => operations::describe(catalog, (dialect, gates), gv, &mut found),
+            Part::Root(root) => found.root(dialect, root),
+        }
     }
     let operations::Found { paths, types, mut custom } = found;
     let mut schemas = schemas::describe((dialect, gates), types);

@@ -9,7 +9,7 @@ use proto::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Dialect, GroupVersion, custom, schemas};
+use super::{Dialect, GroupVersion, Root, custom, schemas};
 use crate::registry::{self, Resource, Subresource, catalog::Catalog};
 
 /// What is served and taken; the last only under its gate.
@@ -22,6 +22,13 @@ const PATCHES: [&str; 5] = [
     "application/apply-patch+yaml",
     cbor::APPLY_TYPE,
 ];
+/// How a stream of changes comes; the last only under CBOR's gate.
+const STREAMS: [&str; 3] = [
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+    "application/cbor-seq",
+];
+const ANY: [&str; 1] = ["*/*"];
 /// Custom objects have no protobuf and no strategic merge; of CBOR upstream says nothing there.
 const CUSTOM_MEDIA: [&str; 2] = ["application/json", "application/yaml"];
 const CUSTOM_PATCHES: [&str; 3] =
@@ -29,7 +36,13 @@ const CUSTOM_PATCHES: [&str; 3] =
 
 const WRITE: [&str; 3] = ["dryRun", "fieldManager", "fieldValidation"];
 const PATCH: [&str; 4] = ["dryRun", "fieldManager", "fieldValidation", "force"];
-const DELETE: [&str; 4] = ["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"];
+const DELETE: [&str; 5] = [
+    "dryRun",
+    "gracePeriodSeconds",
+    "ignoreStoreReadErrorWithClusterBreakingPotential",
+    "orphanDependents",
+    "propagationPolicy",
+];
 const LIST: [&str; 11] = [
     "allowWatchBookmarks",
     "continue",
@@ -53,6 +66,28 @@ const VERBS: [(&str, &str, &str, &str); 7] = [
     ("update", "put", "put", "replace"),
     ("patch", "patch", "patch", "patch"),
     ("delete", "delete", "delete", "delete"),
+];
+
+/// What subresources take that are streams and proxies, by their names.
+const STREAMED: [(&str, &[&str]); 5] = [
+    ("attach", &["container", "stderr", "stdin", "stdout", "tty"]),
+    ("exec", &["command", "container", "stderr", "stdin", "stdout", "tty"]),
+    (
+        "log",
+        &[
+            "container",
+            "follow",
+            "insecureSkipTLSVerifyBackend",
+            "limitBytes",
+            "previous",
+            "sinceSeconds",
+            "stream",
+            "tailLines",
+            "timestamps",
+        ],
+    ),
+    ("portforward", &["ports"]),
+    ("proxy", &["path"]),
 ];
 
 type GroupVersionKind<'a> = (&'a str, &'a str, &'a str);
@@ -85,11 +120,105 @@ pub(super) fn describe(
     gv: &GroupVersion,
     found: &mut Found,
 ) {
-    let group = if gv.group.is_empty() { "core" } else { gv.group.trim_end_matches(".k8s.io") };
-    let api = group.split('.').chain([gv.version]).map(capital).collect();
+    let api = short(gv.group).split('.').chain([gv.version]).map(capital).collect();
     let mut writer = Writer { dialect, cbor: gates.has(Gate::CBORServingAndStorage), gv, api, found };
-    for resource in catalog.iter().filter(|r| r.group == gv.group && r.versions.contains(&gv.version)) {
-        writer.resource(resource);
+    let of_it = || catalog.iter().filter(|r| r.group == gv.group && r.versions.contains(&gv.version));
+    if of_it().any(|r| r.strategy.custom().is_none()) {
+        let root = Root {
+            path: gv.path(),
+            id: format!("get{}APIResources", writer.api),
+            description: "what resources there are",
+            tag: writer.tag(),
+            media: writer.spoken(&MEDIA),
+            schema: Some("meta.v1.APIResourceList"),
+        };
+        writer.found.root(dialect, &root);
+    }
+    of_it().for_each(|resource| writer.resource(resource));
+}
+
+/// What there is beside resources: what leads to them, the version, and the keys of service accounts' tokens.
+pub(super) fn roots(catalog: &Catalog) -> Vec<Root> {
+    const JSON: &[&str] = &["application/json"];
+    let discovery = &MEDIA[..3];
+    let versions = "what versions there are";
+    let of = |path: &str, id: &str, description, tag: &str, media, schema| Root {
+        path: path.to_owned(),
+        id: id.to_owned(),
+        description,
+        tag: tag.to_owned(),
+        media,
+        schema,
+    };
+    let mut out = vec![
+        of(
+            ".well-known/openid-configuration",
+            "getServiceAccountIssuerOpenIDConfiguration",
+            "who issues the tokens of service accounts: the document of OpenID discovery",
+            "WellKnown",
+            JSON,
+            None,
+        ),
+        of("api", "getCoreAPIVersions", versions, "core", discovery, Some("meta.v1.APIVersions")),
+        of("apis", "getAPIVersions", versions, "apis", discovery, Some("meta.v1.APIGroupList")),
+        of(
+            "openid/v1/jwks",
+            "getServiceAccountIssuerOpenIDKeyset",
+            "the public keys by which tokens of service accounts are verified",
+            "openid",
+            &["application/jwk-set+json"],
+            None,
+        ),
+        of("version", "getCodeVersion", "the version of this server", "version", JSON, Some("version.Info")),
+    ];
+    let built_in = |group: &str| catalog.iter().any(|r| r.group == group && r.strategy.custom().is_none());
+    for (group, _) in catalog.groups().into_iter().filter(|(group, _)| !group.is_empty() && built_in(group)) {
+        let api: String = short(group).split('.').map(capital).collect();
+        out.push(Root {
+            path: format!("apis/{group}"),
+            id: format!("get{api}APIGroup"),
+            description: "what a group has",
+            tag: tag(group),
+            media: discovery,
+            schema: Some("meta.v1.APIGroup"),
+        });
+    }
+    out
+}
+
+/// A group's name in those of operations and tags.
+fn short(group: &str) -> &str {
+    if group.is_empty() { "core" } else { group.trim_end_matches(".k8s.io") }
+}
+
+/// A group's tag: `rbacAuthorization`.
+fn tag(group: &str) -> String {
+    let mut words = short(group).split('.');
+    words.next().into_iter().map(str::to_owned).chain(words.map(capital)).collect()
+}
+
+impl Found {
+    /// Adds a path that is no resource.
+    pub(super) fn root(&mut self, dialect: Dialect, root: &Root) {
+        let schema = match root.schema.and_then(|short| table::builtin().by_name(short).map(|id| (short, id)))
+        {
+            Some((short, id)) => {
+                self.types.insert(id);
+                schemas::reference(dialect, short)
+            }
+            None => json!({"type": "string"}),
+        };
+        let mut operation =
+            json!({"operationId": root.id, "description": root.description, "tags": [root.tag]});
+        operation["responses"] = answers(dialect, &[("200", "OK")], root.media, &schema);
+        if dialect == Dialect::V2 {
+            operation["produces"] = json!(root.media);
+            if root.schema.is_some() {
+                operation["consumes"] = json!(root.media);
+            }
+            operation["schemes"] = json!(["https"]);
+        }
+        self.paths.insert(format!("/{}/", root.path), json!({"get": operation}));
     }
 }
 
@@ -121,6 +250,48 @@ impl Writer<'_> {
         for sub in r.subresources {
             self.subresource(&format!("{base}/{{name}}"), r, *sub, kind);
         }
+        if r.verbs.contains(&"watch") && r.strategy.custom().is_none() {
+            let watched = format!("{prefix}/watch{scope}/{}", r.plural);
+            self.watch(&watched, r, kind);
+            self.watch(&format!("{watched}/{{name}}"), r, kind);
+            if r.namespaced {
+                self.watch(&format!("{prefix}/watch/{}", r.plural), r, kind);
+            }
+        }
+    }
+
+    /// The older way of watching, by a path of its own.
+    fn watch(&mut self, path: &str, r: &Resource, kind: GroupVersionKind<'_>) {
+        let one = path.ends_with("{name}");
+        let scope = if r.namespaced && path.contains("{namespace}") { "Namespaced" } else { "" };
+        let list = if one { "" } else { "List" };
+        let end = if r.namespaced && scope.is_empty() { "ForAllNamespaces" } else { "" };
+        let action = if one { "watch" } else { "watchlist" };
+        let id = format!("watch{}{scope}{}{list}{end}", self.api, r.kind);
+        let mut operation =
+            self.frame(action, id, format!("watch {}; lists take the parameter watch", r.kind), kind);
+        let media = self.streamed();
+        let schema = self.named("meta.v1.WatchEvent").unwrap_or_else(|| json!({"type": "object"}));
+        operation["responses"] = answers(self.dialect, &[("200", "OK")], &media, &schema);
+        if self.dialect == Dialect::V2 {
+            operation["produces"] = json!(media);
+        }
+        self.put(path, "get", operation);
+        self.also_take(path, &LIST);
+    }
+
+    /// Parameters of all methods of a path.
+    fn also_take(&mut self, path: &str, names: &[&str]) {
+        let dialect = self.dialect;
+        let known = self.found.paths.get_mut(path).and_then(|item| item["parameters"].as_array_mut());
+        if let Some(known) = known {
+            for name in names {
+                // A proxy's path is a part of the path, and a parameter of the query too.
+                if !known.iter().any(|p| p["name"] == *name && p["in"] == "query") {
+                    known.push(parameter(dialect, "query", name));
+                }
+            }
+        }
     }
 
     fn subresource(&mut self, item: &str, r: &Resource, sub: Subresource, own: GroupVersionKind<'_>) {
@@ -137,28 +308,34 @@ impl Writer<'_> {
         for verb in verbs {
             // Kinds of options are those of connections.
             if kind.2.ends_with("Options") {
-                self.connect(&path, verb, r, name, kind);
-                if name == "proxy" {
-                    self.connect(&format!("{path}/{{path}}"), verb, r, name, kind);
-                }
+                let Some((_, method, ..)) = VERBS.iter().find(|v| v.0 == *verb) else { continue };
+                self.connect(&path, method, r, name, kind);
             } else {
                 self.operation(&path, verb, r, name, kind);
             }
         }
+        if name == "proxy" {
+            for method in ["delete", "get", "head", "options", "patch", "post", "put"] {
+                self.connect(&path, method, r, name, kind);
+                self.connect(&format!("{path}/{{path}}"), method, r, name, kind);
+            }
+            self.also_take(&format!("{path}/{{path}}"), &["path"]);
+        }
+        if let Some((_, names)) = STREAMED.iter().find(|(streamed, _)| *streamed == name) {
+            self.also_take(&path, names);
+        }
     }
 
-    fn connect(&mut self, path: &str, verb: &str, r: &Resource, sub: &str, kind: GroupVersionKind<'_>) {
-        let Some((_, method, ..)) = VERBS.iter().find(|v| v.0 == verb) else { return };
+    fn connect(&mut self, path: &str, method: &str, r: &Resource, sub: &str, kind: GroupVersionKind<'_>) {
         let scope = if r.namespaced { "Namespaced" } else { "" };
         let end = if path.ends_with("{path}") { "WithPath" } else { "" };
         let (method_name, sub) = (capital(method), capital(sub));
         let id = format!("connect{}{method_name}{scope}{}{sub}{end}", self.api, r.kind);
         let mut operation = self.frame("connect", id, format!("connect to {sub} of {}", r.kind), kind);
-        operation["responses"] = match self.dialect {
-            Dialect::V2 => json!({"200": {"description": "OK", "schema": {"type": "string"}}}),
-            Dialect::V3 => json!({"200": {"description": "OK",
-                "content": {"*/*": {"schema": {"type": "string"}}}}}),
-        };
+        operation["responses"] = answers(self.dialect, &[("200", "OK")], &ANY, &json!({"type": "string"}));
+        if self.dialect == Dialect::V2 {
+            operation["produces"] = json!(ANY);
+        }
         self.put(path, method, operation);
     }
 
@@ -184,18 +361,27 @@ impl Writer<'_> {
             parameters.extend(more.map(|n| parameter(self.dialect, "query", n)));
         }
         let is_custom = r.strategy.custom().is_some();
-        let media = if is_custom { &CUSTOM_MEDIA[..] } else { self.spoken(&MEDIA) };
+        let streamed = self.streamed();
+        let log = [&["text/plain"], self.spoken(&MEDIA)].concat();
+        let media = match (verb, sub) {
+            _ if is_custom => &CUSTOM_MEDIA[..],
+            ("list", _) => &streamed,
+            (_, "log") => &log,
+            _ => self.spoken(&MEDIA),
+        };
+        let taken: &[&str] = match (verb, is_custom) {
+            ("patch", false) => self.spoken(&PATCHES),
+            ("patch", true) => &CUSTOM_PATCHES,
+            (_, true) => &CUSTOM_MEDIA,
+            (_, false) => &ANY,
+        };
         if self.dialect == Dialect::V2 {
             operation["produces"] = json!(media);
+            operation["consumes"] = json!(taken);
         }
         if let Some(schema) = body {
-            let media: &[&str] = match (verb, is_custom) {
-                ("patch", false) => self.spoken(&PATCHES),
-                ("patch", true) => &CUSTOM_PATCHES,
-                _ => media,
-            };
             let required = matches!(verb, "create" | "update" | "patch");
-            self.body(&mut operation, &mut parameters, schema, media, required);
+            self.body(&mut operation, &mut parameters, schema, taken, required);
         }
         if !parameters.is_empty() {
             operation["parameters"] = Value::Array(parameters);
@@ -205,16 +391,18 @@ impl Writer<'_> {
             None => format!("{}List", kind.2),
         };
         let kind = if verb == "list" { (kind.0, kind.1, list.as_str()) } else { kind };
-        operation["responses"] = self.responses(verb, kind, media);
+        operation["responses"] = self.responses((verb, sub, r), kind, media);
         self.put(path, method, operation);
     }
 
     fn frame(&self, action: &str, id: String, summary: String, kind: GroupVersionKind<'_>) -> Value {
-        let tag = if self.gv.group.is_empty() { "core" } else { self.gv.group.trim_end_matches(".k8s.io") };
-        json!({"operationId": id, "description": summary,
-            "tags": [format!("{}_{}", tag.replace('.', "_"), self.gv.version)],
+        json!({"operationId": id, "description": summary, "tags": [self.tag()],
             "x-kubernetes-action": action,
             "x-kubernetes-group-version-kind": schemas::group_version_kind(kind.0, kind.1, kind.2)})
+    }
+
+    fn tag(&self) -> String {
+        format!("{}_{}", tag(self.gv.group), self.gv.version)
     }
 
     fn body(
@@ -225,19 +413,27 @@ impl Writer<'_> {
         media: &[&str],
         required: bool,
     ) {
+        let mut body = match self.dialect {
+            Dialect::V2 => json!({"in": "body", "name": "body", "schema": schema}),
+            Dialect::V3 => json!({"content": content(media, &schema)}),
+        };
+        if required {
+            body["required"] = json!(true);
+        }
         match self.dialect {
-            Dialect::V2 => {
-                operation["consumes"] = json!(media);
-                parameters
-                    .push(json!({"in": "body", "name": "body", "required": required, "schema": schema}));
-            }
-            Dialect::V3 => {
-                operation["requestBody"] = json!({"content": content(media, &schema), "required": required});
-            }
+            Dialect::V2 => parameters.push(body),
+            Dialect::V3 => operation["requestBody"] = body,
         }
     }
 
-    fn responses(&mut self, verb: &str, kind: GroupVersionKind<'_>, media: &[&str]) -> Value {
+    fn responses(
+        &mut self,
+        (verb, sub, r): (&str, &str, &Resource),
+        kind: GroupVersionKind<'_>,
+        media: &[&str],
+    ) -> Value {
+        // A namespace is hardly ever gone at once.
+        let returned = r.returns_deleted && r.kind != "Namespace";
         let codes: &[(&str, &str)] = match verb {
             "create" => &[("200", "OK"), ("201", "Created"), ("202", "Accepted")],
             "update" | "patch" => &[("200", "OK"), ("201", "Created")],
@@ -245,22 +441,22 @@ impl Writer<'_> {
             _ => &[("200", "OK")],
         };
         let schema = match verb {
+            "delete" if returned => self.schema_of(kind),
             "delete" | "deletecollection" => self.named("meta.v1.Status"),
+            _ if sub == "log" => Some(json!({"type": "string"})),
             _ => self.schema_of(kind),
         };
         let schema = schema.unwrap_or_else(|| json!({"type": "object"}));
-        let mut out = json!({"401": {"description": "Unauthorized"}});
-        for (code, text) in codes {
-            out[*code] = match self.dialect {
-                Dialect::V2 => json!({"description": text, "schema": schema}),
-                Dialect::V3 => json!({"description": text, "content": content(media, &schema)}),
-            };
-        }
-        out
+        answers(self.dialect, codes, media, &schema)
+    }
+
+    /// What a list comes in, or the stream of its changes.
+    fn streamed(&self) -> Vec<&'static str> {
+        [self.spoken(&MEDIA), self.spoken(&STREAMS)].concat()
     }
 
     /// Media types without the last, CBOR, where the server does not speak it.
-    fn spoken<'m>(&self, all: &'m [&'m str]) -> &'m [&'m str] {
+    fn spoken(&self, all: &'static [&'static str]) -> &'static [&'static str] {
         &all[..all.len() - usize::from(!self.cbor)]
     }
 
@@ -282,8 +478,8 @@ impl Writer<'_> {
 
     fn put(&mut self, path: &str, method: &str, mut operation: Value) {
         if self.dialect == Dialect::V2 {
-            if operation.get("produces").is_none() {
-                operation["produces"] = json!(self.spoken(&MEDIA));
+            if operation.get("consumes").is_none() {
+                operation["consumes"] = json!(ANY);
             }
             operation["schemes"] = json!(["https"]);
         }
@@ -294,11 +490,26 @@ impl Writer<'_> {
                 .filter(|n| path.contains(&format!("{{{n}}}")))
                 .map(|n| parameter(dialect, "path", n))
                 .collect();
-            parameters.push(parameter(dialect, "query", "pretty"));
+            // Streams are not printed.
+            if operation["x-kubernetes-action"] != "connect" {
+                parameters.push(parameter(dialect, "query", "pretty"));
+            }
             json!({ "parameters": parameters })
         });
         item[method] = operation;
     }
+}
+
+/// What an operation answers, refusals of strangers among it.
+fn answers(dialect: Dialect, codes: &[(&str, &str)], media: &[&str], schema: &Value) -> Value {
+    let mut out = json!({"401": {"description": "Unauthorized"}});
+    for (code, text) in codes {
+        out[*code] = match dialect {
+            Dialect::V2 => json!({"description": text, "schema": schema}),
+            Dialect::V3 => json!({"description": text, "content": content(media, schema)}),
+        };
+    }
+    out
 }
 
 fn content(media: &[&str], schema: &Value) -> Value {
@@ -307,8 +518,22 @@ fn content(media: &[&str], schema: &Value) -> Value {
 
 fn parameter(dialect: Dialect, place: &str, name: &str) -> Value {
     let kind = match name {
-        "allowWatchBookmarks" | "force" | "orphanDependents" | "sendInitialEvents" | "watch" => "boolean",
-        "gracePeriodSeconds" | "limit" | "timeoutSeconds" => "integer",
+        "allowWatchBookmarks"
+        | "follow"
+        | "force"
+        | "ignoreStoreReadErrorWithClusterBreakingPotential"
+        | "insecureSkipTLSVerifyBackend"
+        | "orphanDependents"
+        | "previous"
+        | "sendInitialEvents"
+        | "stderr"
+        | "stdin"
+        | "stdout"
+        | "timestamps"
+        | "tty"
+        | "watch" => "boolean",
+        "gracePeriodSeconds" | "limit" | "limitBytes" | "ports" | "sinceSeconds" | "tailLines"
+        | "timeoutSeconds" => "integer",
         _ => "string",
     };
     let mut out = json!({"in": place, "name": name, "uniqueItems": true, "description": meaning(name)});
@@ -331,20 +556,30 @@ fn parameter(dialect: Dialect, place: &str, name: &str) -> Value {
 fn meaning(name: &str) -> &'static str {
     match name {
         "allowWatchBookmarks" => "Whether a watch may carry BOOKMARK events.",
+        "command" => "The program and its arguments, each a parameter; no shell reads them.",
+        "container" => "Which container; a pod's only one needs no name.",
         "continue" => "Where the next page of a list begins, as the previous page said.",
         "dryRun" => "\"All\": the request goes through every stage and nothing is stored.",
         "fieldManager" => "Name of the owner of the fields this request sets.",
         "fieldSelector" => "Only objects whose fields match.",
         "fieldValidation" => "What becomes of unknown and duplicate fields: Ignore, Warn or Strict.",
+        "follow" => "Whether what is logged from now on comes too, as it is logged.",
         "force" => "Whether an apply takes over fields that others own.",
         "gracePeriodSeconds" => "Seconds until the object is gone; 0 means at once.",
+        "ignoreStoreReadErrorWithClusterBreakingPotential" => {
+            "Whether an object that cannot be read any more is removed all the same; finalizers are not heeded."
+        }
+        "insecureSkipTLSVerifyBackend" => "Whether the kubelet's certificate goes unverified.",
         "labelSelector" => "Only objects whose labels match.",
         "limit" => "Greatest number of objects in one page.",
+        "limitBytes" => "Bytes after which a log ends.",
         "name" => "Name of the object.",
         "namespace" => "Namespace of the object.",
         "orphanDependents" => "Whether dependents stay; superseded by propagationPolicy.",
         "path" => "The rest of the path, given on as it is.",
+        "ports" => "Ports of the pod to forward to.",
         "pretty" => "\"true\": indented output.",
+        "previous" => "Whether the log is that of the container before its last restart.",
         "propagationPolicy" => "What becomes of dependents: Orphan, Background or Foreground.",
         "resourceVersion" => "The resource version the answer is bound to.",
         "resourceVersionMatch" => "How resourceVersion is applied: Exact or NotOlderThan.",
@@ -352,7 +587,15 @@ fn meaning(name: &str) -> &'static str {
         "shardSelector" => {
             "Only objects whose uid or namespace hashes into the ranges, as shardRange() names them; takes the gate ShardedListAndWatch."
         }
+        "sinceSeconds" => "Only lines of so many seconds before now.",
+        "stderr" => "Whether the standard error stream comes back.",
+        "stdin" => "Whether the standard input stream is sent.",
+        "stdout" => "Whether the standard output stream comes back.",
+        "stream" => "Which stream of a log: All, Stdout or Stderr.",
+        "tailLines" => "Only so many lines from the end of a log.",
         "timeoutSeconds" => "Seconds after which a list or watch ends.",
+        "timestamps" => "Whether each line begins with its time.",
+        "tty" => "Whether the program gets a terminal.",
         "watch" => "Whether changes follow as a stream instead of one list.",
         _ => "",
     }

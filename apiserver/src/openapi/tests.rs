@@ -9,7 +9,7 @@ use component_base::{
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{Dialect, GroupVersion, JSON, accepts, document, group_versions, index};
+use super::{Dialect, GroupVersion, Part, document, index, prefers};
 use crate::{
     apiextensions::Definition,
     object::Object,
@@ -23,7 +23,11 @@ fn theirs() -> Option<Value> {
 
 fn all(dialect: Dialect) -> Value {
     let catalog = catalog::builtin();
-    document::build(&catalog, (dialect, Gates::default()), &group_versions(&catalog))
+    document::build(&catalog, (dialect, Gates::default()), &Part::all(&catalog))
+}
+
+fn part(group: &'static str, version: &'static str) -> Part {
+    Part::Resources(GroupVersion { group, version })
 }
 
 fn references<'v>(value: &'v Value, out: &mut BTreeSet<&'v str>) {
@@ -40,14 +44,14 @@ fn references<'v>(value: &'v Value, out: &mut BTreeSet<&'v str>) {
 #[test]
 fn every_reference_points_to_a_schema() {
     let catalog = catalog::builtin();
-    for gv in group_versions(&catalog) {
-        let doc = document::build(&catalog, (Dialect::V3, Gates::default()), std::slice::from_ref(&gv));
+    for part in Part::all(&catalog) {
+        let doc = document::build(&catalog, (Dialect::V3, Gates::default()), std::slice::from_ref(&part));
         let mut refs = BTreeSet::new();
         references(&doc, &mut refs);
-        assert!(!refs.is_empty(), "{gv:?}");
+        assert!(!refs.is_empty() || part.path().contains("openid"), "{part:?}");
         for to in refs {
             let name = to.strip_prefix("#/components/schemas/").unwrap();
-            assert!(doc["components"]["schemas"].get(name).is_some(), "{gv:?}: {name}");
+            assert!(doc["components"]["schemas"].get(name).is_some(), "{part:?}: {name}");
         }
     }
     let doc = all(Dialect::V2);
@@ -60,7 +64,7 @@ fn every_reference_points_to_a_schema() {
 
 #[test]
 fn cbor_is_described_where_it_is_spoken() {
-    let gv = GroupVersion { group: "apps", version: "v1" };
+    let gv = part("apps", "v1");
     for cbor in [false, true] {
         let doc = document::build(
             &catalog::builtin(),
@@ -70,7 +74,7 @@ fn cbor_is_described_where_it_is_spoken() {
         let one = &doc["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
         let has = |content: &Value, media: &str| content["content"].get(media).is_some();
         assert_eq!(has(&one["get"]["responses"]["200"], "application/cbor"), cbor);
-        assert_eq!(has(&one["put"]["requestBody"], "application/cbor"), cbor);
+        assert!(has(&one["put"]["requestBody"], "*/*"));
         assert_eq!(has(&one["patch"]["requestBody"], "application/apply-patch+cbor"), cbor);
         assert!(has(&one["patch"]["requestBody"], "application/apply-patch+yaml"));
     }
@@ -84,7 +88,7 @@ fn cbor_is_described_where_it_is_spoken() {
 
 #[test]
 fn patches_take_field_validation() {
-    let gv = GroupVersion { group: "apps", version: "v1" };
+    let gv = part("apps", "v1");
     let doc = document::build(&catalog::builtin(), (Dialect::V3, Gates::default()), &[gv]);
     let patch = &doc["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
     assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
@@ -151,7 +155,7 @@ fn types_and_fields_say_what_they_are_for() {
 
 #[test]
 fn the_third_version_tells_defaults() {
-    let gv = GroupVersion { group: "", version: "v1" };
+    let gv = part("", "v1");
     let doc = document::build(&catalog::builtin(), (Dialect::V3, Gates::default()), &[gv]);
     let default = |of: &str, field: &str| {
         let schema = &doc["components"]["schemas"][format!("io.k8s.api.core.v1.{of}")];
@@ -172,27 +176,76 @@ fn the_third_version_tells_defaults() {
     }
 }
 
+/// What an operation takes: place, name, type and whether it must be there, those of its path among them.
+fn parameters(reference: &Value, item: &Value, operation: &Value) -> BTreeSet<String> {
+    let lists = [&item["parameters"], &operation["parameters"]];
+    let all = lists.into_iter().flat_map(|list| list.as_array().into_iter().flatten());
+    let shared = |p: &'_ Value| p["$ref"].as_str().map(|to| reference.pointer(&to[1..]).unwrap().clone());
+    all.map(|p| shared(p).unwrap_or_else(|| p.clone()))
+        .map(|p| format!("{} {} {} {} {}", p["in"], p["name"], p["type"], p["required"], p["schema"]["$ref"]))
+        .collect()
+}
+
 #[test]
 fn operations_are_those_of_upstream() {
     let Some(reference) = theirs() else { return };
-    let doc = all(Dialect::V2);
+    let catalog = catalog::builtin();
+    let gates = Gates::default().with(Gate::CBORServingAndStorage, true);
+    let doc = document::build(&catalog, (Dialect::V2, gates), &Part::all(&catalog));
     let (mut checked, mut wrong) = (0, Vec::new());
     for (path, item) in doc["paths"].as_object().unwrap() {
         let theirs = &reference["paths"][path];
+        let methods = |item: &Value| item.as_object().map(|i| i.keys().cloned().collect::<BTreeSet<_>>());
+        if methods(item).map(|mut m| m.remove("parameters"))
+            != methods(theirs).map(|mut m| m.remove("parameters"))
+        {
+            wrong.push(format!("{path}: {:?} is {:?}", methods(item), methods(theirs)));
+        }
         for (method, operation) in item.as_object().unwrap().iter().filter(|(m, _)| *m != "parameters") {
-            for key in ["operationId", "x-kubernetes-action", "x-kubernetes-group-version-kind"] {
-                if operation[key] != theirs[method][key] {
-                    wrong.push(format!(
-                        "{method} {path} {key}: {} is {}",
-                        operation[key], theirs[method][key]
-                    ));
+            let of = &theirs[method];
+            for key in [
+                "operationId",
+                "tags",
+                "schemes",
+                "consumes",
+                "produces",
+                "x-kubernetes-action",
+                "x-kubernetes-group-version-kind",
+            ] {
+                if operation[key] != of[key] {
+                    wrong.push(format!("{method} {path} {key}: {} is {}", operation[key], of[key]));
                 }
+            }
+            let (mine, other) = (parameters(&doc, item, operation), parameters(&reference, theirs, of));
+            if mine != other {
+                let (more, less): (Vec<_>, Vec<_>) =
+                    (mine.difference(&other).collect(), other.difference(&mine).collect());
+                wrong.push(format!("{method} {path}: parameters {more:?} are not, {less:?} are missing"));
+            }
+            let answers = |o: &Value| -> BTreeSet<String> {
+                o["responses"]
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(c, r)| format!("{c} {}", r["schema"]))
+                    .collect()
+            };
+            if answers(operation) != answers(of) {
+                wrong.push(format!("{method} {path}: {:?} is {:?}", answers(operation), answers(of)));
             }
             checked += 1;
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(checked > 700, "{checked} operations");
+    let served: BTreeSet<String> = Part::all(&catalog).iter().map(Part::path).collect();
+    for (path, item) in reference["paths"].as_object().unwrap() {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let of = parts[..parts.len().min(if parts[0] == "api" { 2 } else { 3 })].join("/");
+        if served.contains(&of) && doc["paths"].get(path).is_none() {
+            wrong.push(format!("{path} is missing: {:?}", names(item)));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {checked}\n{}", wrong.len(), wrong.join("\n"));
+    assert!(checked > 900, "{checked} operations");
 }
 
 #[test]
@@ -206,16 +259,37 @@ fn the_index_leads_to_every_group_version() {
 }
 
 #[test]
-fn protobuf_alone_takes_no_json() {
-    let with = |accept: &'static str| {
+fn the_first_servable_clause_decides_the_form() {
+    let with = |accept: &'static str, dialect: Dialect| {
         let mut headers = http::HeaderMap::new();
         headers.insert(http::header::ACCEPT, http::HeaderValue::from_static(accept));
-        accepts(&headers, JSON)
+        prefers(&headers, &dialect.protobuf_asked())
     };
-    assert!(accepts(&http::HeaderMap::new(), JSON));
-    assert!(with("application/json") && with("*/*"));
-    assert!(with("application/com.github.proto-openapi.spec.v3@v1.0+protobuf, application/json;q=0.5"));
-    assert!(!with("application/com.github.proto-openapi.spec.v2@v1.0+protobuf"));
+    let (json, protobuf) = (Some(false), Some(true));
+    assert_eq!(prefers(&http::HeaderMap::new(), &Dialect::V2.protobuf_asked()), json);
+    let cases = [
+        ("application/json", json, json),
+        ("*/*", json, json),
+        (
+            "application/com.github.proto-openapi.spec.v3@v1.0+protobuf, application/json;q=0.5",
+            json,
+            protobuf,
+        ),
+        ("application/com.github.proto-openapi.spec.v3.v1.0+protobuf", None, protobuf),
+        ("application/com.github.proto-openapi.spec.v2@v1.0+protobuf", protobuf, None),
+        (
+            "application/json;q=0.1, application/com.github.proto-openapi.spec.v2@v1.0+protobuf;q=0.9",
+            protobuf,
+            json,
+        ),
+        ("application/json, application/com.github.proto-openapi.spec.v2@v1.0+protobuf", json, json),
+        ("application/json;q=0", None, None),
+        ("text/html", None, None),
+    ];
+    for (accept, two, three) in cases {
+        assert_eq!(with(accept, Dialect::V2), two, "{accept}");
+        assert_eq!(with(accept, Dialect::V3), three, "{accept}");
+    }
 }
 
 fn with_widgets() -> catalog::Catalog {
@@ -236,7 +310,7 @@ fn with_widgets() -> catalog::Catalog {
 #[test]
 fn custom_kinds_are_described_as_their_definitions_say() {
     let catalog = with_widgets();
-    let gv = GroupVersion { group: "example.com", version: "v1" };
+    let gv = part("example.com", "v1");
     assert!(
         index((&catalog, Gates::default()), &[])["paths"]["apis/example.com/v1"]["serverRelativeURL"]
             .is_string()
@@ -265,7 +339,7 @@ fn custom_kinds_are_described_as_their_definitions_say() {
     let media: Vec<&String> = patch["requestBody"]["content"].as_object().unwrap().keys().collect();
     assert!(!media.iter().any(|m| m.contains("strategic")), "{media:?}");
 
-    let doc = document::build(&catalog, (Dialect::V2, Gates::default()), &group_versions(&catalog));
+    let doc = document::build(&catalog, (Dialect::V2, Gates::default()), &Part::all(&catalog));
     assert_eq!(
         doc["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["properties"]["size"],
         json!({})
@@ -274,7 +348,7 @@ fn custom_kinds_are_described_as_their_definitions_say() {
 
 #[test]
 fn words_are_listed_unless_a_gate_says_otherwise() {
-    let gv = GroupVersion { group: "", version: "v1" };
+    let gv = part("", "v1");
     for listed in [true, false] {
         let gates = Gates::default().with(Gate::OpenAPIEnums, listed);
         let doc = document::build(&catalog::builtin(), (Dialect::V3, gates), std::slice::from_ref(&gv));

@@ -53,6 +53,7 @@ impl Resource {
             selectable: &[],
             columns: const { &[column("Name", "string").name(), column("Age", "string")] },
             gate: None,
+            returns_deleted: false,
             strategy: Arc::new(Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })),
         }
     }

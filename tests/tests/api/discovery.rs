@@ -127,7 +127,14 @@ fn openapi_v2(plane: &ControlPlane, _: &str) -> Result<()> {
         message.code,
         message.body.len()
     );
+    for part in ["readCoreV1NamespacedPod", "watchAppsV1NamespacedDeploymentList", "getAppsAPIGroup"] {
+        ensure!(holds(&message.body, part), "{part} is not told in protobuf");
+    }
     Ok(())
+}
+
+fn holds(body: &[u8], text: &str) -> bool {
+    body.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
 fn openapi_v3(plane: &ControlPlane, _: &str) -> Result<()> {
@@ -145,6 +152,25 @@ fn openapi_v3(plane: &ControlPlane, _: &str) -> Result<()> {
     let apps = admin.get("/openapi/v3/apis/apps/v1")?.ok()?;
     let schema = &apps["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentSpec"];
     ensure!(schema["required"] == json!(["selector", "template"]), "{schema}");
+    for (root, operation) in
+        [("api", "getCoreAPIVersions"), ("apis/apps", "getAppsAPIGroup"), ("version", "getCodeVersion")]
+    {
+        let url = index["paths"][root]["serverRelativeURL"].as_str().with_context(|| format!("no {root}"))?;
+        let document = admin.get(url)?.ok()?;
+        ensure!(document["paths"][format!("/{root}/")]["get"]["operationId"] == operation, "{document}");
+    }
+    let protobuf = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
+    let message = admin.with_header("accept", protobuf)?.get("/openapi/v3/apis/apps/v1")?;
+    ensure!(
+        message.code == 200 && holds(&message.body, "readAppsV1NamespacedDeployment"),
+        "{}",
+        message.code
+    );
+    ensure!(message.header("content-type").contains("spec.v3.v1.0+protobuf"), "{:?}", message.headers);
+    ensure!(
+        admin.with_header("accept", "text/html")?.get("/openapi/v3/apis/apps/v1")?.code == 406,
+        "as a page"
+    );
     let old = admin.get("/openapi/v3/apis/apps/v1?hash=OLD")?;
     let now = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap_or_default();
     ensure!((old.code, old.header("location")) == (301, now), "{} {:?}", old.code, old.headers);

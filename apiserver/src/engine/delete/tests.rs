@@ -70,3 +70,52 @@ async fn a_collection_goes_though_its_objects_change_meanwhile() {
     let (_, left) = server.get(maps).await;
     assert_eq!(left["items"], json!([]));
 }
+
+/// Some kinds answer a deletion with what they were, as of its revision, others with a Status.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_answers_with_what_is_gone_or_that_it_is() {
+    let server = TestServer::start_with(&[]).await;
+    let delete = async |path: &str, options: serde_json::Value| {
+        server.ask(Method::DELETE, path, "application/json", Some(options)).await
+    };
+    let version = |object: &serde_json::Value| -> u64 {
+        object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    };
+    let template = json!({"metadata": {"name": "a"}, "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}});
+    let class = json!({"metadata": {"name": "a"}, "provisioner": "example.com/p"});
+    for (path, object, kind) in [
+        ("/api/v1/namespaces/default/podtemplates", template, "PodTemplate"),
+        ("/apis/storage.k8s.io/v1/storageclasses", class, "StorageClass"),
+        ("/api/v1/namespaces/default/configmaps", json!({"metadata": {"name": "a"}}), "Status"),
+    ] {
+        let (code, made) = server.post(path, object).await;
+        assert_eq!(code, 201, "{made}");
+        let one = format!("{path}/a");
+        let (code, tried) = delete(&one, json!({"dryRun": ["All"]})).await;
+        assert_eq!((code, &tried["kind"]), (200, &json!(kind)), "{tried}");
+        let (code, gone) = delete(&one, json!({})).await;
+        assert_eq!((code, &gone["kind"]), (200, &json!(kind)), "{gone}");
+        assert_eq!(server.get(&one).await.0, 404, "{path}");
+        if kind == "Status" {
+            assert_eq!(
+                (&gone["details"]["uid"], &gone["details"]["kind"]),
+                (&made["metadata"]["uid"], &json!("configmaps"))
+            );
+        } else {
+            assert_eq!(gone["metadata"]["uid"], made["metadata"]["uid"]);
+            assert_eq!(version(&tried), version(&made), "nothing happened");
+            assert!(version(&gone) > version(&made), "{gone}");
+        }
+    }
+    // What has finalizers stays, is marked, and a dry run says how.
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let kept = json!({"metadata": {"name": "kept", "finalizers": ["example.com/f"]}});
+    assert_eq!(server.post(maps, kept).await.0, 201);
+    let one = format!("{maps}/kept");
+    let (code, tried) = delete(&one, json!({"dryRun": ["All"]})).await;
+    assert_eq!((code, &tried["kind"]), (200, &json!("ConfigMap")), "{tried}");
+    assert!(tried["metadata"]["deletionTimestamp"].is_string(), "{tried}");
+    assert!(server.get(&one).await.1["metadata"].get("deletionTimestamp").is_none());
+    let (code, marked) = delete(&one, json!({"orphanDependents": false})).await;
+    assert_eq!((code, &marked["kind"]), (202, &json!("ConfigMap")), "{marked}");
+}

@@ -97,6 +97,7 @@ fn resource(
         selectable: selectable(version),
         columns: &[],
         gate: None,
+        returns_deleted: false,
         strategy: Arc::new(CustomKind {
             definition: definition.clone(),
             version: version.clone(),

@@ -38,6 +38,7 @@ pub(super) fn resource() -> Resource {
             validate_status: |new, _, errors| check_phase(new, errors),
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+        returns_deleted: true,
         ..Resource::of("", "Namespace", "namespaces", "namespace")
     }
 }

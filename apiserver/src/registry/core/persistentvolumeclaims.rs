@@ -55,6 +55,7 @@ pub(super) fn resource() -> Resource {
             warnings: |claim, _| validation::warnings(claim),
             ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
         }),
+        returns_deleted: true,
         ..Resource::of("", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim")
     }
 }

@@ -62,6 +62,7 @@ pub(super) fn resource() -> Resource {
             warnings: |volume, _| validation::warnings(volume),
             ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
         }),
+        returns_deleted: true,
         ..Resource::of("", "PersistentVolume", "persistentvolumes", "persistentvolume")
     }
 }

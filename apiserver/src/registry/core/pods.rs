@@ -97,6 +97,7 @@ pub(super) fn resource() -> Resource {
             // Generations of pods are counted by rules of their own.
             ..Rules::new(Plain { status: false, generation: false, cells: &[] })
         }),
+        returns_deleted: true,
         ..Resource::of("", "Pod", "pods", "pod")
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn resource() -> Resource {
             warnings: |new, old| workload::warnings(new, old, false, &["template"]),
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
+        returns_deleted: true,
         ..Resource::of("", "PodTemplate", "podtemplates", "podtemplate")
     }
 }

@@ -44,6 +44,7 @@ pub(super) fn resource() -> Resource {
             warnings,
             ..Rules::new(Plain { status: true, generation: false, cells: CELLS })
         }),
+        returns_deleted: true,
         ..Resource::of("", "ResourceQuota", "resourcequotas", "resourcequota")
     }
 }

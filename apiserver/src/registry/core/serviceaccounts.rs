@@ -25,6 +25,7 @@ pub(super) fn resource() -> Resource {
             warnings,
             ..Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })
         }),
+        returns_deleted: true,
         ..Resource::of("", "ServiceAccount", "serviceaccounts", "serviceaccount")
     }
 }

@@ -64,6 +64,7 @@ pub(super) fn resource() -> Resource {
             row: Some(row),
             ..Rules::new(Plain { status: true, generation: false, cells: &[] })
         }),
+        returns_deleted: true,
         ..Resource::of("", "Service", "services", "service")
     }
 }

@@ -26,6 +26,7 @@ pub(super) fn resource() -> Resource {
             validate_gated,
             ..Rules::new(Plain { status: false, generation: true, cells: NAME_AND_AGE })
         }),
+        returns_deleted: true,
         ..Resource::of("resource.k8s.io", "DeviceClass", "deviceclasses", "deviceclass")
     }
 }

@@ -47,6 +47,7 @@ pub(super) fn resource() -> Resource {
             status_alone: true,
             ..Rules::new(Plain { status: true, generation: true, cells: CELLS })
         }),
+        returns_deleted: true,
         ..Resource::of("resource.k8s.io", "DeviceTaintRule", "devicetaintrules", "devicetaintrule")
     }
 }

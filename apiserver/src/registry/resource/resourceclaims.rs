@@ -43,6 +43,7 @@ pub(super) fn resource() -> Resource {
             convert: conversion::claim,
             ..Rules::apart(CELLS)
         }),
+        returns_deleted: true,
         ..Resource::of("resource.k8s.io", "ResourceClaim", "resourceclaims", "resourceclaim")
     }
 }

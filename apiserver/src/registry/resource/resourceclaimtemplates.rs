@@ -32,6 +32,7 @@ pub(super) fn resource() -> Resource {
             convert: conversion::template,
             ..Rules::new(Plain { status: false, generation: false, cells: NAME_AND_AGE })
         }),
+        returns_deleted: true,
         ..Resource::of(
             "resource.k8s.io",
             "ResourceClaimTemplate",

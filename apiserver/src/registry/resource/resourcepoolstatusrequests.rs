@@ -58,6 +58,7 @@ pub(super) fn resource() -> Resource {
             row: Some(row),
             ..Rules::new(Plain { status: true, generation: false, cells: NAME_AND_AGE })
         }),
+        returns_deleted: true,
         ..Resource::of(
             "resource.k8s.io",
             "ResourcePoolStatusRequest",

@@ -50,6 +50,7 @@ pub(super) fn resource() -> Resource {
             convert: conversion::slice,
             ..Rules::new(Plain { status: false, generation: true, cells: CELLS })
         }),
+        returns_deleted: true,
         ..Resource::of("resource.k8s.io", "ResourceSlice", "resourceslices", "resourceslice")
     }
 }

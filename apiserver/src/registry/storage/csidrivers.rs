@@ -48,6 +48,7 @@ pub(super) fn resource() -> Resource {
             warnings,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+        returns_deleted: true,
         ..Resource::of("storage.k8s.io", "CSIDriver", "csidrivers", "csidriver")
     }
 }

@@ -27,6 +27,7 @@ pub(super) fn resource() -> Resource {
             validate_change,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),
+        returns_deleted: true,
         ..Resource::of("storage.k8s.io", "CSINode", "csinodes", "csinode")
     }
 }

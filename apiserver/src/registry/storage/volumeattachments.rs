@@ -47,6 +47,7 @@ pub(super) fn resource() -> Resource {
             },
             ..Rules::apart(CELLS)
         }),
+        returns_deleted: true,
         ..Resource::of("storage.k8s.io", "VolumeAttachment", "volumeattachments", "volumeattachment")
     }
 }
