@@ -527,7 +527,8 @@ async fn may(authorizer: &dyn Authorizer, attributes: &Attributes) -> Result<(),
     decision.allowed().map(drop).map_err(|reason| forbidden(attributes, &reason))
 }
 
-fn forbidden(attributes: &Attributes, reason: &str) -> Status {
+/// The refusal of a request, or of what it would do.
+pub(crate) fn forbidden(attributes: &Attributes, reason: &str) -> Status {
     let why = forbidden_message(attributes, reason);
     if attributes.is_resource {
         let resource = GroupName::new(attributes.group.as_str(), attributes.resource.as_str());

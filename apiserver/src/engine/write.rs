@@ -10,9 +10,10 @@ use serde_json::Value;
 use super::{Call, apply::Applied, body::PatchKind, list_options, metadata};
 use crate::{
     admission::Operation,
+    auth::Decision,
     field::{Error, ErrorList, Path},
     object::Object,
-    patch,
+    patch, request_path,
     response::Body,
     schema,
     status::{GroupName, Reason, Status},
@@ -94,6 +95,16 @@ fn version_of(object: &Object) -> Result<u64, Status> {
         "" => Ok(0),
         text => list_options::parse_uint(text).map_err(|why| Status::new(500, Reason::Unknown, why)),
     }
+}
+
+/// Whether etcd takes no value of this size.
+fn is_too_large<T>(outcome: &Result<T, StorageError>) -> bool {
+    matches!(outcome, Err(StorageError::TooLarge(_)))
+}
+
+/// Leaves out who owns which field, which can be most of an object; false where nobody does.
+fn forget_managers(object: &mut Object) -> bool {
+    object.metadata_mut().remove("managedFields").is_some()
 }
 
 impl Call {
@@ -224,6 +235,7 @@ impl Call {
         let mut errors = metadata::validate(&object, &self.resource);
         errors.extend(self.resource.validate_create(&object, &self.context(now)));
         self.invalid(object.name(), &errors)?;
+        self.check_may_create().await?;
         self.admit(Operation::Create, Some(&mut object), None, &options, false).await?;
         self.warnings.extend(strategy.warnings(&object, None));
         let name = object.name().to_owned();
@@ -238,8 +250,12 @@ impl Call {
             let why = "resourceVersion should not be set on objects to be created";
             return Err(Status::new(500, Reason::Unknown, why));
         }
+        let (store, id, namespace) = (self.server.store.clone(), self.id(), self.key_namespace());
         let bytes = self.to_store(&object).await?;
-        let stored = self.server.store.create(&self.id(), self.key_namespace(), &name, bytes, None).await;
+        let mut stored = store.create(&id, namespace, &name, bytes, None).await;
+        if is_too_large(&stored) && manner != Manner::Applied && forget_managers(&mut object) {
+            stored = store.create(&id, namespace, &name, self.to_store(&object).await?, None).await;
+        }
         let entry = stored.map_err(|e| self.store_failed(e, &name))?;
         undo.commit();
         self.respond(201, &entry).await
@@ -274,11 +290,14 @@ impl Call {
         let mut current = match cached {
             Some(entry) => Current { entry, is_latest: false },
             None => match (self.read_current(&name).await, change) {
-                (Err(status), Change::Apply(applied)) if status.code == 404 && self.may_create() => {
+                (Err(status), Change::Apply(applied)) if status.code == 404 && self.is_whole() => {
                     return self.create_applied(applied).await;
                 }
                 (Err(status), Change::Replace(object)) if status.code == 404 && !object.uid().is_empty() => {
                     return Err(self.of_other_uid(&name, object.uid(), ""));
+                }
+                (Err(status), Change::Replace(object)) if status.code == 404 && self.update_creates() => {
+                    return self.create_replaced(object.clone()).await;
                 }
                 (current, _) => current?,
             },
@@ -290,9 +309,13 @@ impl Call {
                 Doubt::None => None,
                 Doubt::Newer(entry) => Some(Current { entry, is_latest: true }),
                 Doubt::Stale => match (self.read_current(&name).await, change) {
-                    (Err(status), Change::Apply(applied)) if status.code == 404 && self.may_create() => {
+                    (Err(status), Change::Apply(applied)) if status.code == 404 && self.is_whole() => {
                         self.warnings.truncate(said);
                         return self.create_applied(applied).await;
+                    }
+                    (Err(status), Change::Replace(object)) if status.code == 404 && self.update_creates() => {
+                        self.warnings.truncate(said);
+                        return self.create_replaced(object.clone()).await;
                     }
                     (latest, _) => Some(latest?).filter(|l| l.entry.rev() != current.entry.rev()),
                 },
@@ -333,9 +356,33 @@ impl Call {
         })
     }
 
-    /// Whether an apply of what is not there creates it: not through a subresource.
-    fn may_create(&self) -> bool {
+    /// Whether the request is about an object as a whole: only then an apply of what is not there creates it.
+    fn is_whole(&self) -> bool {
         self.info.subresource.is_empty()
+    }
+
+    /// Whether an update of what is not there creates it.
+    fn update_creates(&self) -> bool {
+        self.is_whole() && self.resource.strategy.allow_create_on_update()
+    }
+
+    /// Who updates or applies what is not there must be allowed to create it.
+    async fn check_may_create(&self) -> Result<(), Status> {
+        if self.info.verb == "create" {
+            return Ok(());
+        }
+        let mut wanted = (*self.attributes).clone();
+        wanted.verb = "create".into();
+        match self.server.authorizer.authorize(&wanted).await {
+            Decision::Failed { error, .. } => Err(Status::internal(error)),
+            decision => decision.allowed().map(drop).map_err(|why| request_path::forbidden(&wanted, &why)),
+        }
+    }
+
+    async fn create_replaced(&mut self, mut object: Object) -> Result<Response<Body>, Status> {
+        let now = Timestamp::now();
+        metadata::fill_new(&mut object, now);
+        self.create_one(object, now, Manner::Plain).await
     }
 
     async fn create_applied(&mut self, applied: &Applied) -> Result<Response<Body>, Status> {
@@ -468,8 +515,14 @@ impl Call {
                 Err(error) => Ok(Outcome::Failed { error, guarded: false }),
             };
         }
+        let store = self.server.store.clone();
         let bytes = self.to_store(&new).await?;
-        match self.server.store.update(&id, &namespace, &name, current.rev(), bytes, None).await {
+        let mut kept = store.update(&id, &namespace, &name, current.rev(), bytes, None).await;
+        if is_too_large(&kept) && !applied && forget_managers(&mut new) {
+            let bytes = self.to_store(&new).await?;
+            kept = store.update(&id, &namespace, &name, current.rev(), bytes, None).await;
+        }
+        match kept {
             Ok(entry) => {
                 undo.commit();
                 self.respond(200, &entry).await.map(Outcome::Written)

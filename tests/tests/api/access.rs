@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::Method;
 use serde_json::{Value, json};
 use tests::{
     Answer, Client, ControlPlane,
@@ -21,6 +22,7 @@ pub(crate) const TESTS: &[Test<ControlPlane>] = &[
     ("token reviews know good from bad", token_reviews),
     ("roles allow what they say and no more", roles),
     ("nobody grants what they do not have", escalation),
+    ("who creates by changing what is not there must be allowed to create", creation_by_change),
     ("access reviews tell what is allowed", access_reviews),
     ("impersonation needs its own permission", impersonation),
     ("who acts as others may be held to some of what they may", constrained),
@@ -342,6 +344,42 @@ fn access_reviews(plane: &ControlPlane, ns: &str) -> Result<()> {
     // Asking about others is a right of its own.
     let about = json!({"spec": {"user": "admin", "nonResourceAttributes": {"path": "/", "verb": "get"}}});
     asker.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &about)?.refused(403, "Forbidden")?;
+    Ok(())
+}
+
+fn creation_by_change(plane: &ControlPlane, ns: &str) -> Result<()> {
+    let admin = plane.admin()?;
+    let name = format!("{ns}-changer");
+    let user = plane.user(&name, "")?;
+    let rbac = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}");
+    let rule = |verbs: &Value| {
+        json!({"metadata": {"name": "changer"}, "rules": [{"verbs": verbs, "apiGroups": ["", "coordination.k8s.io"],
+            "resources": ["configmaps", "leases"]}]})
+    };
+    admin.post(&format!("{rbac}/roles"), &rule(&json!(["get", "patch", "update"])))?.ok()?;
+    let binding = json!({"metadata": {"name": "changer"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "changer"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": name}]});
+    admin.post(&format!("{rbac}/rolebindings"), &binding)?.ok()?;
+    let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{ns}/leases");
+    let lease = json!({"metadata": {"name": "a"}, "spec": {"holderIdentity": "me"}});
+    let applied =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"a": "b"}});
+    let apply = || {
+        let path = format!("{}?fieldManager=me", config_maps(ns, "a"));
+        user.send(Method::PATCH, &path, "application/apply-patch+yaml", applied.to_string())
+    };
+    plane.eventually("the role holds", 10, || {
+        Ok((user.get(&config_maps(ns, "a"))?.code == 404).then_some(()))
+    })?;
+    apply()?.refused_with(403, "Forbidden", "cannot create resource \"configmaps\" in API group \"\"")?;
+    let tried = user.put(&format!("{leases}/a?dryRun=All"), &lease)?;
+    tried.refused_with(403, "Forbidden", "cannot create resource \"leases\"")?;
+    user.put(&format!("{leases}/a"), &lease)?.refused_with(403, "Forbidden", "cannot create resource")?;
+    let more = rule(&json!(["get", "patch", "update", "create"]));
+    admin.put(&format!("{rbac}/roles/changer"), &more)?.ok()?;
+    plane.eventually("the role allows more", 10, || Ok((apply()?.code == 201).then_some(())))?;
+    ensure!(user.put(&format!("{leases}/a"), &lease)?.code == 201, "an update creates a lease");
     Ok(())
 }
 

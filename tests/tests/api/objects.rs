@@ -22,6 +22,8 @@ pub(crate) const TESTS: &[Test<ControlPlane>] = &[
     ("pods end gracefully, or at once when asked", graceful),
     ("deletes hold their preconditions", preconditions),
     ("a collection is deleted by selector", collections),
+    ("an update creates what its kind lets it create", create_by_update),
+    ("what is too large with its managers is kept without them", without_managers),
     ("a dry run answers as the request would and stores nothing", dry_run),
     ("status and spec are written through their own doors", status),
     ("scale is a door to replicas", scale),
@@ -269,6 +271,64 @@ fn collections(plane: &ControlPlane, ns: &str) -> Result<()> {
     ensure!(names(admin.get(&config_maps(ns, ""))?.ok()?) == ["b"], "a selector that is none took something");
     admin.delete(&config_maps(ns, ""))?.ok()?;
     ensure!(names(admin.get(&config_maps(ns, ""))?.ok()?).is_empty(), "all are gone");
+    Ok(())
+}
+
+fn create_by_update(plane: &ControlPlane, ns: &str) -> Result<()> {
+    let admin = plane.admin()?;
+    let core = format!("/api/v1/namespaces/{ns}");
+    let rbac = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}");
+    let cases = [
+        (format!("{core}/limitranges"), json!({"spec": {"limits": []}}), true),
+        (format!("{core}/endpoints"), json!({}), true),
+        (format!("{core}/services"), json!({"spec": {"ports": [{"port": 80}]}}), true),
+        (format!("/apis/coordination.k8s.io/v1/namespaces/{ns}/leases"), json!({"spec": {}}), true),
+        (format!("{rbac}/roles"), json!({"rules": []}), true),
+        (format!("{core}/configmaps"), json!({}), false),
+        (format!("{core}/secrets"), json!({}), false),
+    ];
+    for (path, mut object, creates) in cases {
+        let one = format!("{path}/by-update");
+        // The version it is said to have means nothing.
+        object["metadata"] = json!({"name": "by-update", "resourceVersion": "1"});
+        let answer = admin.put(&one, &object)?;
+        if !creates {
+            answer.refused(404, "NotFound")?;
+            continue;
+        }
+        ensure!(answer.code == 201, "{path}: {}", answer.text());
+        let made = answer.ok()?;
+        ensure!(made["metadata"]["uid"].is_string() && made["metadata"]["resourceVersion"] != "1", "{made}");
+        // Nobody owns fields of endpoints.
+        let manager = &made["metadata"]["managedFields"][0]["operation"];
+        ensure!(*manager == "Update" || path.ends_with("/endpoints"), "{made}");
+        ensure!(admin.put(&one, &made)?.code == 200, "{path} again");
+        // Nor does a part of what is not there make it.
+        admin.delete(&one)?.ok()?;
+        admin
+            .patch(&one, MERGE_PATCH, &json!({"metadata": {"labels": {"a": "b"}}}))?
+            .refused(404, "NotFound")?;
+    }
+    let lost = json!({"metadata": {"name": "lost", "uid": "6a2c9c9e-0000-4000-8000-000000000000"}});
+    admin.put(&format!("{core}/endpoints/lost"), &lost)?.refused(409, "Conflict")?;
+    Ok(())
+}
+
+/// etcd takes a megabyte and a half.
+fn without_managers(plane: &ControlPlane, ns: &str) -> Result<()> {
+    let admin = plane.admin()?;
+    let data: serde_json::Map<String, Value> =
+        (0..22_000).map(|n| (format!("a-key-that-is-rather-long-{n:014}"), json!(""))).collect();
+    let large = json!({"metadata": {"name": "large"}, "data": data});
+    let made = admin.post(&config_maps(ns, ""), &large)?;
+    ensure!(made.code == 201, "{}", made.text().chars().take(300).collect::<String>());
+    ensure!(made.ok()?["metadata"].get("managedFields").is_none(), "its managers are kept");
+    let mut changed = large;
+    changed["metadata"]["labels"] = json!({"a": "b"});
+    let changed = admin.put(&config_maps(ns, "large"), &changed)?.ok()?;
+    ensure!(changed["metadata"].get("managedFields").is_none(), "its managers are kept");
+    let small = admin.put(&config_maps(ns, "large"), &json!({"metadata": {"name": "large"}}))?.ok()?;
+    ensure!(small["metadata"]["labels"].is_null(), "{small}");
     Ok(())
 }
 

@@ -28,6 +28,7 @@ pub(super) fn resource() -> Resource {
             default,
             validate_new: |endpoints, errors| check(&At::field(endpoints, "subsets"), errors),
             validate_change,
+            create_on_update: true,
             warnings,
             ..Rules::new(Plain { status: false, generation: false, cells: CELLS })
         }),

@@ -55,6 +55,7 @@ pub(super) fn resource() -> Resource {
         strategy: Arc::new(Rules {
             name: validate::dns_label,
             default,
+            create_on_update: true,
             settle,
             validate_new: |new, errors| validation::check(new, None, errors),
             validate_change,
