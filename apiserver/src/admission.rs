@@ -54,6 +54,7 @@ mod pod_security;
 mod pod_toleration_restriction;
 mod pod_topology_labels;
 mod policy;
+mod policy_access;
 mod priority;
 mod rbac_escalation;
 mod reinvocation;
@@ -238,6 +239,13 @@ pub fn chain(
         name: device_access::NAME,
         operations: WRITES,
         plugin: device_access::new(parts),
+        meters: Arc::default(),
+    });
+    // Nor this: a policy reads its parameters for whoever has made it.
+    plugins.push(Enabled {
+        name: policy_access::NAME,
+        operations: WRITES,
+        plugin: policy_access::new(parts),
         meters: Arc::default(),
     });
     Ok(Chain(plugins))

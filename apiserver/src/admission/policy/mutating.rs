@@ -35,8 +35,10 @@ use crate::{
 
 pub(in crate::admission) const NAME: &str = "MutatingAdmissionPolicy";
 
-const POLICIES: Kind = Kind { group: super::GROUP, resource: "mutatingadmissionpolicies" };
-const BINDINGS: Kind = Kind { group: super::GROUP, resource: "mutatingadmissionpolicybindings" };
+pub(in crate::admission) const POLICIES: Kind =
+    Kind { group: super::GROUP, resource: "mutatingadmissionpolicies" };
+pub(in crate::admission) const BINDINGS: Kind =
+    Kind { group: super::GROUP, resource: "mutatingadmissionpolicybindings" };
 
 /// A policy, compiled.
 struct MutatingPolicy {

@@ -27,8 +27,10 @@ use crate::{
 
 pub(in crate::admission) const NAME: &str = "ValidatingAdmissionPolicy";
 
-const POLICIES: Kind = Kind { group: super::GROUP, resource: "validatingadmissionpolicies" };
-const BINDINGS: Kind = Kind { group: super::GROUP, resource: "validatingadmissionpolicybindings" };
+pub(in crate::admission) const POLICIES: Kind =
+    Kind { group: super::GROUP, resource: "validatingadmissionpolicies" };
+pub(in crate::admission) const BINDINGS: Kind =
+    Kind { group: super::GROUP, resource: "validatingadmissionpolicybindings" };
 
 /// Bytes of an evaluated message; a longer one is not used.
 const MAX_MESSAGE: usize = 5 * 1024;
