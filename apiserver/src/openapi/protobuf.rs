@@ -52,10 +52,13 @@ enum Form {
     /// One message a key: its name, and the value in this form.
     Pairs(&'static Self),
     /// Which form depends on the value: the first whose test it passes.
-    Either(&'static [(fn(&Value) -> bool, Self)]),
+    Either(&'static [Case]),
     /// One that has a name.
     As(&'static Self),
 }
+
+/// A form, and which values have it.
+struct Case(fn(&Value) -> bool, Form);
 
 /// Where in an object the value of a field stands.
 enum From {
@@ -99,7 +102,7 @@ fn any(_: &Value) -> bool {
 mod v2 {
     use serde_json::Value;
 
-    use super::{ANYS, FLAG, Field, Form, From, TEXTS, any, extensions, is_reference, key, map};
+    use super::{ANYS, Case, FLAG, Field, Form, From, TEXTS, any, extensions, is_reference, key, map};
 
     pub(super) static DOCUMENT: &[Field] = &[
         key("swagger", 1, Form::Text),
@@ -161,24 +164,24 @@ mod v2 {
         extensions(13),
     ];
     static PARAMETERS: Form = Form::Each(&Form::Either(&[
-        (is_reference, Form::Within(2, &Form::Message(&REFERENCE))),
-        (any, Form::Within(1, &Form::As(&PARAMETER))),
+        Case(is_reference, Form::Within(2, &Form::Message(&REFERENCE))),
+        Case(any, Form::Within(1, &Form::As(&PARAMETER))),
     ]));
     static REFERENCE: &[Field] = &[key("$ref", 1, Form::Text), key("description", 2, Form::Text)];
     /// Those in bodies are apart from the others, which differ by their place.
     static PARAMETER: Form = Form::Either(&[
-        (|value| value["in"] == "body", Form::Within(1, &Form::Message(&BODY))),
-        (|value| value["in"] == "header", Form::Within(2, &Form::Within(1, &Form::Message(&PLACED)))),
-        (
+        Case(|value| value["in"] == "body", Form::Within(1, &Form::Message(&BODY))),
+        Case(|value| value["in"] == "header", Form::Within(2, &Form::Within(1, &Form::Message(&PLACED)))),
+        Case(
             |value| value["in"] == "formData",
             Form::Within(2, &Form::Within(2, &Form::Message(&PLACED_OR_EMPTY))),
         ),
-        (|value| value["in"] == "path", Form::Within(2, &Form::Within(4, &Form::Message(&PLACED)))),
-        (any, Form::Within(2, &Form::Within(3, &Form::Message(&PLACED_OR_EMPTY)))),
+        Case(|value| value["in"] == "path", Form::Within(2, &Form::Within(4, &Form::Message(&PLACED)))),
+        Case(any, Form::Within(2, &Form::Within(3, &Form::Message(&PLACED_OR_EMPTY)))),
     ]);
     static DEFINITION: Form = Form::Either(&[
-        (|value| value["type"] == "basic", Form::Within(1, &Form::Message(&BASIC))),
-        (any, Form::Within(2, &Form::Message(&API_KEY))),
+        Case(|value| value["type"] == "basic", Form::Within(1, &Form::Message(&BASIC))),
+        Case(any, Form::Within(2, &Form::Message(&API_KEY))),
     ]);
     static BODY: &[Field] = &[
         key("description", 1, Form::Text),
@@ -218,8 +221,8 @@ mod v2 {
         extensions(2),
     ];
     static ANSWER: Form = Form::Either(&[
-        (is_reference, Form::Within(2, &Form::Message(&REFERENCE))),
-        (any, Form::Within(1, &Form::Message(&RESPONSE))),
+        Case(is_reference, Form::Within(2, &Form::Message(&REFERENCE))),
+        Case(any, Form::Within(1, &Form::Message(&RESPONSE))),
     ]);
     static RESPONSE: &[Field] = &[
         key("description", 1, Form::Text),
@@ -251,8 +254,8 @@ mod v2 {
             "additionalProperties",
             21,
             Form::Either(&[
-                (Value::is_boolean, Form::Within(2, &FLAG)),
-                (any, Form::Within(1, &Form::Message(&SCHEMA))),
+                Case(Value::is_boolean, Form::Within(2, &FLAG)),
+                Case(any, Form::Within(1, &Form::Message(&SCHEMA))),
             ]),
         ),
         key("type", 22, Form::Within(1, &TEXTS)),
@@ -269,7 +272,7 @@ mod v2 {
 mod v3 {
     use serde_json::Value;
 
-    use super::{ANYS, FLAG, Field, Form, From, TEXTS, any, extensions, is_reference, key, map, v2};
+    use super::{ANYS, Case, FLAG, Field, Form, From, TEXTS, any, extensions, is_reference, key, map, v2};
 
     pub(super) static DOCUMENT: &[Field] = &[
         key("openapi", 1, Form::Text),
@@ -337,8 +340,8 @@ mod v3 {
     macro_rules! or_reference {
         ($name:ident, $fields:ident) => {
             static $name: Form = Form::Either(&[
-                (is_reference, Form::Within(2, &Form::Message(&REFERENCE))),
-                (any, Form::Within(1, &Form::Message(&$fields))),
+                Case(is_reference, Form::Within(2, &Form::Message(&REFERENCE))),
+                Case(any, Form::Within(1, &Form::Message(&$fields))),
             ]);
         };
     }
@@ -411,8 +414,8 @@ mod v3 {
             "additionalProperties",
             32,
             Form::Either(&[
-                (Value::is_boolean, Form::Within(2, &FLAG)),
-                (any, Form::Within(1, &Form::As(&SCHEMA))),
+                Case(Value::is_boolean, Form::Within(2, &FLAG)),
+                Case(any, Form::Within(1, &Form::As(&SCHEMA))),
             ]),
         ),
         key("default", 33, Form::Message(&DEFAULT)),
@@ -509,7 +512,7 @@ fn field(out: &mut Vec<u8>, tag: u32, form: &Form, value: &Value) {
             }
         }
         Form::Either(forms) => {
-            if let Some((_, form)) = forms.iter().find(|(passes, _)| passes(value)) {
+            if let Some(Case(_, form)) = forms.iter().find(|Case(passes, _)| passes(value)) {
                 field(out, tag, form, value);
             }
         }
@@ -628,7 +631,7 @@ mod tests {
         let of = |tags: &[u64]| read(&[&a[..], tags].concat());
         assert_eq!(of(&[25]).as_deref(), Some("object"));
         assert_eq!(of(&[33]).as_deref(), Some(""), "a default that is an object");
-        assert_eq!(of(&[29, 11]).map(String::into_bytes), Some(0.5_f64.to_le_bytes().to_vec()).map(lossy));
+        assert_eq!(of(&[29, 11]).map(String::into_bytes), Some(lossy(0.5_f64.to_le_bytes().to_vec())));
         let properties = fields(&three).into_iter().rfind(|(t, _)| *t == 5).unwrap().1;
         let properties = [1, 1, 2, 1, 31]
             .iter()
