@@ -56,20 +56,25 @@ fn room(_: &(), _: &str) -> Result<()> {
             Ok(told.unwrap_or_default().contains("0/1 nodes are available").then_some(()))
         })
     };
-    let mut urgent = pod("urgent", "own");
+    let asking = |name: &str, cpu: &str| {
+        let mut made = pod(name, "own");
+        made["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": cpu}});
+        made
+    };
+    admin.post(PODS, &asking("victim", "1"))?.ok()?;
+    bound(&plane, &admin, "victim")?;
+    let mut urgent = asking("urgent", "4");
     urgent["spec"]["priorityClassName"] = "system-node-critical".into();
-    urgent["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100"}});
     admin.post(PODS, &urgent)?.ok()?;
-    waits("urgent")?;
-    let kept = json!({"status": {"nominatedNodeName": "a"}});
-    admin.patch(&format!("{PODS}/urgent/status"), "application/merge-patch+json", &kept)?.ok()?;
+    // The victim goes and never is gone: there is no kubelet.
+    plane.eventually("room is made", 60, || {
+        let found = admin.get(&format!("{PODS}/urgent"))?.ok()?;
+        Ok((found["status"]["nominatedNodeName"] == "a").then_some(()))
+    })?;
     // One that starts anew knows it of the pod's status alone.
     drop(scheduler);
-    let mut lesser = pod("lesser", "own");
-    lesser["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
-    admin.post(PODS, &lesser)?.ok()?;
-    let config = json!({"profiles": [{"plugins": {"postFilter": {"disabled": [{"name": "*"}]}}}]});
-    let _scheduler = Scheduler::start(&plane, &config, &[])?;
+    admin.post(PODS, &asking("lesser", "1"))?.ok()?;
+    let _scheduler = Scheduler::start(&plane, &json!({}), &[])?;
     waits("lesser")?;
     admin.delete(&format!("{PODS}/urgent?gracePeriodSeconds=0"))?.ok()?;
     bound(&plane, &admin, "lesser")
