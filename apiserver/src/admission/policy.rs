@@ -32,7 +32,7 @@ mod binding;
 mod constraints;
 mod metrics;
 pub(super) mod mutating;
-mod params;
+pub(in crate::admission) mod params;
 #[cfg(test)]
 mod tests;
 pub(super) mod validating;

@@ -6,21 +6,23 @@
 
 use std::{fmt, sync::Arc};
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use serde_json::Value;
 use smol_str::SmolStr;
 
 use super::{
     Parts, Plugin, Request,
-    policy::{mutating, validating},
+    policy::{
+        mutating,
+        params::{ParamKind, Params},
+        validating,
+    },
 };
 use crate::{
     auth::{Attributes, Authorizer, Decision, Selected, User},
     field::{Error, ErrorList, Path},
     object::Object,
     objects::{Kind, Objects},
-    registry::catalog::Catalog,
     status::{GroupName, Status},
 };
 
@@ -33,14 +35,14 @@ const FAMILIES: [(Kind, Kind); 2] =
 struct PolicyAccess {
     objects: Arc<dyn Objects>,
     authorizer: Arc<dyn Authorizer>,
-    catalog: Arc<ArcSwap<Catalog>>,
+    params: Params,
 }
 
 pub(super) fn new(parts: &Parts) -> Arc<dyn Plugin> {
     Arc::new(PolicyAccess {
         objects: parts.objects.clone(),
         authorizer: parts.authorizer.clone(),
-        catalog: parts.catalog.clone(),
+        params: Params::new(parts),
     })
 }
 
@@ -108,10 +110,10 @@ enum Unknown {
 
 impl PolicyAccess {
     async fn policy(&self, policy: &Object, attributes: &Attributes) -> Result<(), String> {
-        let Some(kind) = policy.pointer("/spec/paramKind") else { return Ok(()) };
-        let asked = asked(attributes, "get", ("*", "*"), &self.resolve(kind));
+        let Some(kind) = policy.pointer("/spec/paramKind").map(ParamKind::of) else { return Ok(()) };
+        let asked = asked(attributes, "get", ("*", "*"), &self.resolve(&kind));
         self.allowed(&asked, || {
-            let (name, version) = (text(kind, "kind"), text(kind, "apiVersion"));
+            let ParamKind { kind: name, api_version: version } = &kind;
             format!(
                 "user {} must have \"get\" permission on all objects of the referenced paramKind (kind={name}, \
                  apiVersion={version})",
@@ -125,58 +127,42 @@ impl PolicyAccess {
         let Some(wanted) = binding.pointer("/spec/paramRef") else { return Ok(()) };
         let name = binding.pointer("/spec/policyName").and_then(Value::as_str).unwrap_or_default();
         let policy = self.objects.get_latest(policies, "", name).await.ok().flatten();
-        let kind = policy.as_ref().and_then(|policy| policy.pointer("/spec/paramKind"));
-        let resolved = match (&policy, kind) {
-            (None, _) => Resolved::unknown(Unknown::Policy),
-            (Some(_), None) => Resolved { unknown: None, ..Resolved::unknown(Unknown::Policy) },
+        let kind = policy.as_ref().and_then(|policy| policy.pointer("/spec/paramKind")).map(ParamKind::of);
+        let resolved = match (&policy, &kind) {
+            (None, _) => Resolved::any(Some(Unknown::Policy)),
+            (Some(_), None) => Resolved::any(None),
             (Some(_), Some(kind)) => self.resolve(kind),
         };
         let one = text(wanted, "name");
         let verb = if one.is_empty() { "list" } else { "get" };
         let asked = asked(attributes, verb, (text(wanted, "namespace"), one), &resolved);
         let lacks = format!("user {} does not have \"{verb}\" permission", Named(&attributes.user));
-        let of_kind = || {
-            let (kind, version) =
-                kind.map_or(("", ""), |kind| (text(kind, "kind"), text(kind, "apiVersion")));
-            format!("&ParamKind{{Kind:{kind},APIVersion:{version},}}")
-        };
-        let all = "to determine minimum required permissions and";
-        self.allowed(&asked, || match resolved.unknown {
-            Some(Unknown::Policy) => {
-                format!("unable to get policy {name} {all} {lacks} for all groups, versions and resources")
-            }
-            Some(Unknown::Version) => {
-                let kind = of_kind();
-                format!(
-                    "unable to parse paramKind {kind} {all} {lacks} for all groups, versions and resources"
-                )
-            }
-            Some(Unknown::Resource) => {
-                let kind = of_kind();
-                format!(
-                    "unable to resolve paramKind {kind} {all} {lacks} for all groups, versions and resources"
-                )
-            }
-            None => format!("{lacks} on the object referenced by paramRef"),
+        let of_kind = || kind.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.allowed(&asked, || {
+            let what = match resolved.unknown {
+                Some(Unknown::Policy) => format!("get policy {name}"),
+                Some(Unknown::Version) => format!("parse paramKind {}", of_kind()),
+                Some(Unknown::Resource) => format!("resolve paramKind {}", of_kind()),
+                None => return format!("{lacks} on the object referenced by paramRef"),
+            };
+            format!(
+                "unable to {what} to determine minimum required permissions and {lacks} for all groups, versions and \
+                 resources"
+            )
         })
         .await
     }
 
     /// Which resource has objects of a kind.
-    fn resolve(&self, kind: &Value) -> Resolved {
-        let (version, kind) = (text(kind, "apiVersion"), text(kind, "kind"));
-        let (group, version) = version.split_once('/').unwrap_or(("", version));
-        if version.contains('/') {
-            return Resolved::unknown(Unknown::Version);
-        }
-        let catalog = self.catalog.load();
-        let is_it = |r: &&Arc<crate::registry::Resource>| {
-            r.group == group && r.kind == kind && r.versions.contains(&version)
+    fn resolve(&self, kind: &ParamKind) -> Resolved {
+        let Some((group, version)) = kind.group_version() else {
+            return Resolved::any(Some(Unknown::Version));
         };
-        let found = catalog.iter().find(is_it).map(|r| SmolStr::new_static(r.plural));
-        let unknown = if found.is_none() { Some(Unknown::Resource) } else { None };
-        let resource = found.unwrap_or_else(|| "*".into());
-        Resolved { group: group.into(), version: version.into(), resource, unknown }
+        let of_it = Resolved { group: group.into(), version: version.into(), ..Resolved::any(None) };
+        match self.params.resource(kind) {
+            Some(found) => Resolved { resource: SmolStr::new_static(found.plural), ..of_it },
+            None => Resolved { unknown: Some(Unknown::Resource), ..of_it },
+        }
     }
 
     async fn allowed(&self, asked: &Attributes, why: impl FnOnce() -> String) -> Result<(), String> {
@@ -189,9 +175,9 @@ impl PolicyAccess {
 }
 
 impl Resolved {
-    fn unknown(what: Unknown) -> Self {
+    fn any(unknown: Option<Unknown>) -> Self {
         let any = SmolStr::new_static("*");
-        Self { group: any.clone(), version: any.clone(), resource: any, unknown: Some(what) }
+        Self { group: any.clone(), version: any.clone(), resource: any, unknown }
     }
 }
 

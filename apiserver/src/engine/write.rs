@@ -290,15 +290,10 @@ impl Call {
         let mut current = match cached {
             Some(entry) => Current { entry, is_latest: false },
             None => match (self.read_current(&name).await, change) {
-                (Err(status), Change::Apply(applied)) if status.code == 404 && self.is_whole() => {
-                    return self.create_applied(applied).await;
-                }
                 (Err(status), Change::Replace(object)) if status.code == 404 && !object.uid().is_empty() => {
                     return Err(self.of_other_uid(&name, object.uid(), ""));
                 }
-                (Err(status), Change::Replace(object)) if status.code == 404 && self.update_creates() => {
-                    return self.create_replaced(object.clone()).await;
-                }
+                (Err(status), _) if status.code == 404 => return self.create_instead(change, status).await,
                 (current, _) => current?,
             },
         };
@@ -308,16 +303,12 @@ impl Call {
             let newer = match doubt(&outcome, &current) {
                 Doubt::None => None,
                 Doubt::Newer(entry) => Some(Current { entry, is_latest: true }),
-                Doubt::Stale => match (self.read_current(&name).await, change) {
-                    (Err(status), Change::Apply(applied)) if status.code == 404 && self.is_whole() => {
+                Doubt::Stale => match self.read_current(&name).await {
+                    Err(status) if status.code == 404 => {
                         self.warnings.truncate(said);
-                        return self.create_applied(applied).await;
+                        return self.create_instead(change, status).await;
                     }
-                    (Err(status), Change::Replace(object)) if status.code == 404 && self.update_creates() => {
-                        self.warnings.truncate(said);
-                        return self.create_replaced(object.clone()).await;
-                    }
-                    (latest, _) => Some(latest?).filter(|l| l.entry.rev() != current.entry.rev()),
+                    latest => Some(latest?).filter(|l| l.entry.rev() != current.entry.rev()),
                 },
             };
             if let Some(newer) = newer.filter(|_| attempt < TRIES) {
@@ -356,14 +347,19 @@ impl Call {
         })
     }
 
-    /// Whether the request is about an object as a whole: only then an apply of what is not there creates it.
-    fn is_whole(&self) -> bool {
-        self.info.subresource.is_empty()
-    }
-
-    /// Whether an update of what is not there creates it.
-    fn update_creates(&self) -> bool {
-        self.is_whole() && self.resource.strategy.allow_create_on_update()
+    /// Creates what a change is to change and is not there: an apply does, and an update where the kind lets it, but not
+    /// through a subresource. `missing` is the answer of those that do not.
+    async fn create_instead(&mut self, change: &Change, missing: Status) -> Result<Response<Body>, Status> {
+        if !self.info.subresource.is_empty() {
+            return Err(missing);
+        }
+        match change {
+            Change::Apply(applied) => self.create_applied(applied).await,
+            Change::Replace(object) if self.resource.strategy.allow_create_on_update() => {
+                self.create_replaced(object.clone()).await
+            }
+            _ => Err(missing),
+        }
     }
 
     /// Who updates or applies what is not there must be allowed to create it.

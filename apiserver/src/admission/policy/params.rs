@@ -16,14 +16,20 @@ use crate::{
 
 /// `paramKind`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ParamKind {
-    api_version: String,
-    kind: String,
+pub(in crate::admission) struct ParamKind {
+    pub(in crate::admission) api_version: String,
+    pub(in crate::admission) kind: String,
 }
 
 impl ParamKind {
-    pub(super) fn of(value: &Value) -> Self {
+    pub(in crate::admission) fn of(value: &Value) -> Self {
         Self { api_version: text(value, "apiVersion").to_owned(), kind: text(value, "kind").to_owned() }
+    }
+
+    /// `None` for an apiVersion that is none.
+    pub(in crate::admission) fn group_version(&self) -> Option<(&str, &str)> {
+        let (group, version) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
+        (!version.contains('/')).then_some((group, version))
     }
 }
 
@@ -34,13 +40,13 @@ impl fmt::Display for ParamKind {
 }
 
 /// Finds parameters.
-pub(super) struct Params {
+pub(in crate::admission) struct Params {
     objects: Arc<dyn Objects>,
     catalog: Arc<ArcSwap<Catalog>>,
 }
 
 impl Params {
-    pub(super) fn new(parts: &Parts) -> Self {
+    pub(in crate::admission) fn new(parts: &Parts) -> Self {
         Self { objects: parts.objects.clone(), catalog: parts.catalog.clone() }
     }
 
@@ -49,8 +55,9 @@ impl Params {
         self.resource(kind).is_some()
     }
 
-    fn resource(&self, kind: &ParamKind) -> Option<Arc<Resource>> {
-        let (group, version) = kind.api_version.split_once('/').unwrap_or(("", &kind.api_version));
+    /// The resource whose objects are of the kind, where it is served.
+    pub(in crate::admission) fn resource(&self, kind: &ParamKind) -> Option<Arc<Resource>> {
+        let (group, version) = kind.group_version()?;
         let catalog = self.catalog.load();
         let mut all = catalog.iter().filter(|r| r.group == group && r.kind == kind.kind);
         all.find(|r| r.versions.contains(&version)).cloned()
