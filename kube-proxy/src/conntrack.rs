@@ -109,6 +109,14 @@ pub fn clean(family: Family, expected: &Expected) -> io::Result<usize> {
     Ok(deleted)
 }
 
+/// Makes the kernel load connection tracking, as any request about it does. A fresh machine has not done so yet.
+///
+/// # Errors
+/// When the kernel refuses, or has none.
+pub fn load() -> io::Result<()> {
+    dump(&open()?, Family::V4, |_| {})
+}
+
 fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;

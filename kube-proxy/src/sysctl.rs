@@ -6,9 +6,10 @@ use std::{fs, io, path::Path, time::Duration};
 
 use component_base::goduration;
 
-use crate::options::KubeProxyConfiguration;
+use crate::{conntrack, options::KubeProxyConfiguration};
 
 const ROOT: &str = "/proc/sys/net/netfilter";
+const LIMIT: &str = "nf_conntrack_max";
 
 /// A setting and its value.
 type Setting = (&'static str, u64);
@@ -20,7 +21,7 @@ pub fn wanted(config: &KubeProxyConfiguration, cores: usize) -> Vec<Setting> {
     let per_core = u64::from(conntrack.max_per_core.unwrap_or(0));
     if per_core > 0 {
         let max = per_core.saturating_mul(cores as u64).max(u64::from(conntrack.min.unwrap_or(0)));
-        settings.push(("nf_conntrack_max", max));
+        settings.push((LIMIT, max));
     }
     for (name, text) in [
         ("nf_conntrack_tcp_timeout_established", &conntrack.tcp_established_timeout),
@@ -42,8 +43,15 @@ pub fn wanted(config: &KubeProxyConfiguration, cores: usize) -> Vec<Setting> {
 /// Applies settings. The limit can only be raised from the machine's own network namespace, and
 /// /proc/sys may be read-only in a container: both are logged, for services work without.
 pub fn apply(settings: &[Setting]) {
+    // The settings are there once connection tracking is.
+    if !settings.is_empty()
+        && !Path::new(ROOT).join(LIMIT).exists()
+        && let Err(error) = conntrack::load()
+    {
+        tracing::warn!(%error, "the kernel does not load connection tracking");
+    }
     for (name, value) in settings {
-        if let Err(error) = set(&Path::new(ROOT).join(name), *value, *name == "nf_conntrack_max") {
+        if let Err(error) = set(&Path::new(ROOT).join(name), *value, *name == LIMIT) {
             tracing::warn!(%error, setting = name, value, "conntrack setting not applied");
         }
     }
