@@ -155,9 +155,13 @@ pub(super) async fn serve(root: &Path, wanted: Wanted) -> Outcome {
     }
     let known = journal(&["--field".to_owned(), "_SYSTEMD_UNIT".to_owned()]).await.unwrap_or_default();
     let known = String::from_utf8_lossy(&known).into_owned();
-    let in_journal = |service: &String| known.contains(&format!("{service}.service"));
-    let (services, others): (Vec<String>, Vec<String>) =
-        wanted.services.iter().cloned().partition(in_journal);
+    let (mut services, mut others) = (Vec::new(), Vec::new());
+    for service in &wanted.services {
+        let unit = format!("{service}.service");
+        // Where one of its files is damaged, as after a power cut, journalctl lists nothing but reads what it can.
+        let there = known.contains(&unit) || !journal(&newest(&unit)).await.unwrap_or_default().is_empty();
+        if there { &mut services } else { &mut others }.push(service.clone());
+    }
     if others.is_empty() {
         let said = journal(&wanted.arguments(&services)).await;
         let said = said.unwrap_or_else(|_| b"\nerror: journal output not available\n".to_vec());
@@ -170,6 +174,11 @@ pub(super) async fn serve(root: &Path, wanted: Wanted) -> Outcome {
         return plain(StatusCode::OK, text.into_bytes());
     }
     plain(StatusCode::OK, others.iter().flat_map(|service| of_files(root, service)).collect())
+}
+
+/// Asks journalctl for the newest line of a unit.
+fn newest(unit: &str) -> [String; 4] {
+    [format!("--unit={unit}"), "--lines=1".into(), "--quiet".into(), "--output=cat".into()]
 }
 
 /// What journalctl says.
