@@ -20,6 +20,7 @@ pub mod v1;
 pub mod v2;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -31,7 +32,7 @@ use self::systemd::{Systemd, SystemdError};
 use crate::pod::{
     self,
     qos::{self, QosClass},
-    resources::CgroupLimits,
+    resources::{self, CgroupLimits},
 };
 
 /// What the kernel mounts under `/sys/fs/cgroup`.
@@ -308,6 +309,27 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Lets a cgroup have as many bytes of huge pages as are told by the size of a page, and none of other sizes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn limit_huge_pages(&self, path: &str, pages: &BTreeMap<i64, i64>) -> Result<(), CgroupError> {
+        let (controller, end) = match self.version {
+            Version::V1 => ("hugetlb", v1::HUGE_PAGES_END),
+            Version::V2 => ("", v2::HUGE_PAGES_END),
+        };
+        let folder = self.folder(controller, path);
+        // A kernel that does not count huge pages has no such files, nor in version 1 the folder.
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().filter_map(Result::ok);
+        let files = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        for (file, bytes) in huge_page_limits(files, end, pages) {
+            let file = folder.join(file);
+            std::fs::write(&file, bytes.to_string())
+                .map_err(|source| CgroupError::File { path: file, source })?;
+        }
+        Ok(())
+    }
+
     /// What a cgroup is set to, as far as pods are limited; a file that does not read counts as no limit.
     #[must_use]
     pub fn limits(&self, path: &str) -> CgroupLimits {
@@ -388,6 +410,24 @@ impl Cgroups {
             name.strip_suffix(systemd::SUFFIX)?.strip_prefix(slice(&above).strip_suffix(systemd::SUFFIX)?)?;
         name.strip_prefix("-pod").map(|uid| uid.replace('_', "-"))
     }
+}
+
+/// What to write into those of a cgroup's files that limit huge pages, in use (`hugetlb.2MB.max`) and kept for use
+/// (`hugetlb.2MB.rsvd.max`).
+fn huge_page_limits(
+    files: impl Iterator<Item = String>,
+    end: &str,
+    pages: &BTreeMap<i64, i64>,
+) -> BTreeMap<String, i64> {
+    let by_name: BTreeMap<String, i64> =
+        pages.iter().map(|(size, bytes)| (resources::huge_page_name(*size), *bytes)).collect();
+    let one = |file: String| {
+        let size = file.strip_prefix("hugetlb.")?.strip_suffix(end)?;
+        let size = size.strip_suffix(".rsvd").unwrap_or(size);
+        let bytes = by_name.get(size).copied().unwrap_or(0);
+        Some((file, bytes))
+    };
+    files.filter_map(one).collect()
 }
 
 /// Counts how long an operation takes, until it is dropped.
@@ -471,6 +511,39 @@ mod tests {
         std::fs::remove_file(folder.join("cgroup.controllers")).unwrap();
         cgroups.remove(&path).await.unwrap();
         assert!(!folder.exists() && fake.units.lock().is_empty());
+    }
+
+    #[test]
+    fn huge_pages_are_limited_by_size_and_others_forbidden() {
+        let sizes = ["2MB", "1GB"];
+        let pages = BTreeMap::from([(2 << 20, 6 << 20), (64 << 10, 1 << 20)]);
+        for (version, end) in [(Version::V1, "limit_in_bytes"), (Version::V2, "max")] {
+            let dir = tempfile::tempdir().unwrap();
+            let folder = match version {
+                Version::V1 => dir.path().join("hugetlb/a"),
+                Version::V2 => {
+                    std::fs::write(dir.path().join("cgroup.controllers"), "hugetlb").unwrap();
+                    dir.path().join("a")
+                }
+            };
+            let cgroups = Cgroups::new(dir.path(), "/", None);
+            cgroups.limit_huge_pages("/a", &pages).unwrap();
+            std::fs::create_dir_all(&folder).unwrap();
+            for size in sizes {
+                for file in [format!("hugetlb.{size}.{end}"), format!("hugetlb.{size}.rsvd.{end}")] {
+                    std::fs::write(folder.join(file), "max").unwrap();
+                }
+            }
+            for other in ["hugetlb.2MB.events", "memory.max"] {
+                std::fs::write(folder.join(other), "max").unwrap();
+            }
+            cgroups.limit_huge_pages("/a", &pages).unwrap();
+            let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+            let all = sizes.map(|size| [format!("{size}.{end}"), format!("{size}.rsvd.{end}")]);
+            let set = all.map(|files| files.map(|file| read(&format!("hugetlb.{file}"))));
+            assert_eq!(set, [["6291456", "6291456"], ["0", "0"]].map(|pair| pair.map(str::to_owned)));
+            assert_eq!((read("hugetlb.2MB.events").as_str(), read("memory.max").as_str()), ("max", "max"));
+        }
     }
 
     #[tokio::test]

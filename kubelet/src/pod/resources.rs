@@ -256,6 +256,25 @@ pub fn all_requests(pod: &Pod) -> List {
     written(all)
 }
 
+/// Bytes of huge pages in a list, by the size of a page.
+#[must_use]
+pub fn huge_pages(list: Option<&List>) -> BTreeMap<i64, i64> {
+    let one = |(name, amount): (&String, &Quantity)| {
+        Some((whole(name.strip_prefix(HUGE_PAGES)?)?, whole(&amount.0)?))
+    };
+    list.into_iter().flatten().filter_map(one).collect()
+}
+
+/// A size of huge pages in the words of the kernel's cgroups and of runtimes: `2MB`.
+#[must_use]
+pub fn huge_page_name(size: i64) -> String {
+    match size {
+        size if size >= 1 << 30 => format!("{}GB", size >> 30),
+        size if size >= 1 << 20 => format!("{}MB", size >> 20),
+        size => format!("{}KB", size >> 10),
+    }
+}
+
 /// All that the pod may have at most, by resource; containers without a limit count for nothing.
 fn all_limits(pod: &Pod) -> List {
     let mut all = level_or_total(pod, |r| r.limits.as_ref());

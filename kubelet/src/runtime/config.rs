@@ -5,10 +5,7 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use k8s_openapi::{
-    api::core::v1::{Container, Pod},
-    apimachinery::pkg::api::resource::Quantity,
-};
+use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::{
     cri,
@@ -32,6 +29,8 @@ pub struct NodeSettings {
     pub security: NodeSecurity,
     /// Bytes of memory the node has.
     pub memory_capacity: i64,
+    /// The sizes of huge pages that the kernel knows, in bytes.
+    pub huge_pages: Vec<i64>,
     /// The period of cpu limits in microseconds, where they are enforced.
     pub cfs_period: Option<i64>,
     /// Containers may choose the signal that ends them.
@@ -193,7 +192,7 @@ pub fn container(
     };
     let limits = resources::container_limits(pod, spec, node.cfs_period);
     let mut linux_resources = to_cri(&limits);
-    linux_resources.hugepage_limits = hugepage_limits(spec);
+    linux_resources.hugepage_limits = hugepage_limits(pod, spec, &node.huge_pages);
     linux_resources.cpuset_cpus = prepared.cpus.as_ref().map(ToString::to_string).unwrap_or_default();
     linux_resources.cpuset_mems = prepared.memory_nodes.as_ref().map(ToString::to_string).unwrap_or_default();
     linux_resources.oom_score_adj = qos::oom_score_adj(pod, spec, node.memory_capacity);
@@ -246,20 +245,20 @@ pub fn container(
     })
 }
 
-/// Limits of huge pages, in the runtime's names of sizes (`2MB`).
-fn hugepage_limits(container: &Container) -> Vec<cri::HugepageLimit> {
-    let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
-    let one = |(name, amount): (&String, &Quantity)| {
-        let size = resources::whole(name.strip_prefix("hugepages-")?)?;
-        let (size, unit) = match size {
-            size if size >= 1 << 30 => (size >> 30, "GB"),
-            size if size >= 1 << 20 => (size >> 20, "MB"),
-            size => (size >> 10, "KB"),
-        };
-        let limit = u64::try_from(resources::whole(&amount.0)?).ok()?;
-        Some(cri::HugepageLimit { page_size: format!("{size}{unit}"), limit })
+/// Limits of huge pages of the sizes there are, in the runtime's names of them (`2MB`): the container's, or its pod's; of those that
+/// neither asks for it gets none.
+fn hugepage_limits(pod: &Pod, container: &Container, sizes: &[i64]) -> Vec<cri::HugepageLimit> {
+    let level = pod::spec(pod).resources.as_ref().and_then(|r| r.limits.as_ref());
+    let own = container.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let (level, own) = (resources::huge_pages(level), resources::huge_pages(own));
+    let one = |size: &i64| {
+        let limit = own.get(size).or_else(|| level.get(size)).copied().unwrap_or(0);
+        cri::HugepageLimit {
+            page_size: resources::huge_page_name(*size),
+            limit: u64::try_from(limit).unwrap_or(0),
+        }
     };
-    limits.into_iter().flatten().filter_map(one).collect()
+    sizes.iter().map(one).collect()
 }
 
 /// The signal that ends the container, where it asks for another than its image does.
@@ -394,15 +393,26 @@ mod tests {
     }
 
     #[test]
-    fn huge_pages_have_the_runtimes_names() {
+    fn containers_get_no_huge_pages_they_do_not_ask_for() {
         let mut spec = testing::container("c");
         spec.resources = serde_json::from_value(serde_json::json!({
-            "limits": {"hugepages-2Mi": "6Mi", "hugepages-1Gi": "1Gi", "memory": "1"}
+            "limits": {"hugepages-2Mi": "6Mi", "hugepages-16Gi": "16Gi", "memory": "1"}
         }))
         .unwrap();
-        let made = hugepage_limits(&spec);
         let of = |size: &str, limit| cri::HugepageLimit { page_size: size.into(), limit };
-        assert_eq!(made, [of("1GB", 1 << 30), of("2MB", 6 << 20)]);
+        let sizes = [64 << 10, 2 << 20, 1 << 30];
+        let pod = testing::pod("a").build();
+        let wanted = [of("64KB", 0), of("2MB", 6 << 20), of("1GB", 0)];
+        assert_eq!(hugepage_limits(&pod, &spec, &sizes), wanted);
+        assert!(hugepage_limits(&pod, &spec, &[]).is_empty(), "a kernel without them");
+        let pod = testing::pod("a")
+            .with(|p| {
+                let amounts = serde_json::json!({"limits": {"hugepages-2Mi": "8Mi", "hugepages-1Gi": "1Gi"}});
+                p.spec.as_mut().unwrap().resources = serde_json::from_value(amounts).unwrap();
+            })
+            .build();
+        let wanted = [of("64KB", 0), of("2MB", 6 << 20), of("1GB", 1 << 30)];
+        assert_eq!(hugepage_limits(&pod, &spec, &sizes), wanted, "what is its own counts first");
     }
 
     #[test]

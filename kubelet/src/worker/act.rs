@@ -266,7 +266,9 @@ impl Worker {
             if resizing {
                 limits = limits.larger(&cgroups.limits(&path));
             }
-            cgroups.ensure(&path, &limits).await.map_err(|error| {
+            let made = cgroups.ensure(&path, &limits).await;
+            let huge_pages = resources::huge_pages(Some(&resources::all_requests(pod)));
+            made.and_then(|()| cgroups.limit_huge_pages(&path, &huge_pages)).map_err(|error| {
                 ("FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"))
             })?;
         }
@@ -349,7 +351,9 @@ impl Worker {
         }
         let mut limits = config::to_cri(&resize.to);
         // Where swap is counted with memory, its limit moves along, whether the kernel tells of it or not.
-        limits.memory_swap_limit_in_bytes = limits.memory_limit_in_bytes;
+        if !self.shared.settings.cgroup_v2 {
+            limits.memory_swap_limit_in_bytes = limits.memory_limit_in_bytes;
+        }
         let container = pod::container_named(pod, &resize.name);
         if let (Some(swap), Some((_, container))) = (self.shared.settings.swap, container) {
             swap.apply(pod, &container, &mut limits);
