@@ -249,8 +249,7 @@ fn observe(own: &Path, images: Option<&Path>) -> Observations {
     if let Some(Ok(usage)) = images.map(machine::fs_usage) {
         all.extend(of_disk(usage, Signal::ImageFsAvailable, Signal::ImageFsInodesFree));
     }
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<i64>().ok();
-    if let Some(most) = number("/proc/sys/kernel/pid_max")
+    if let Some(most) = machine::most_tasks(Path::new("/"))
         && let Ok(load) = std::fs::read_to_string("/proc/loadavg")
         && let Some(used) = load.split(['/', ' ']).nth(4).and_then(|n| n.parse::<i64>().ok())
     {

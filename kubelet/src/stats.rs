@@ -32,7 +32,11 @@ use self::{
     network::Interface,
 };
 use crate::{
-    cgroup::{Cgroups, figures::Pressure, usage::Usage},
+    cgroup::{
+        Cgroups,
+        figures::Pressure,
+        usage::{Swap, Usage},
+    },
     csi::record::{self, Record},
     node::machine::{self, FsUsage},
     pod,
@@ -56,6 +60,8 @@ pub struct Compute {
     pub memory_left: Option<u64>,
     /// Bytes that were swapped out.
     pub swap: u64,
+    /// Bytes that may be swapped out besides, where that is limited.
+    pub swap_left: Option<u64>,
     /// For how long cpu, memory, and input and output were short, where the kernel tells.
     pub pressure: [Option<Pressure>; 3],
 }
@@ -210,9 +216,10 @@ impl Collector {
             usage.compute.usage = own.unwrap_or_else(|| sum(&usage.containers));
             usage.compute.cpu_rate = self.rates.of(&usage.uid, now, usage.compute.usage.cpu);
             if let Some((pod, cgroups)) = usage.pod.as_ref().zip(cgroups) {
-                usage.compute.pressure = cgroups.pressure(&cgroups.pod(pod));
+                usage.compute.swap = usage.containers.iter().map(|c| c.compute.swap).sum();
+                look(&mut usage.compute, cgroups, &cgroups.pod(pod));
                 for container in &mut usage.containers {
-                    container.compute.pressure = cgroups.pressure(&cgroups.container(pod, &container.id));
+                    look(&mut container.compute, cgroups, &cgroups.container(pod, &container.id));
                 }
             }
         }
@@ -291,6 +298,14 @@ impl Collector {
             at,
         };
         Some((labels, container))
+    }
+}
+
+/// Adds what the kernel tells besides.
+fn look(compute: &mut Compute, cgroups: &Cgroups, path: &str) {
+    compute.pressure = cgroups.pressure(path);
+    if let Some(Swap { used, left }) = cgroups.swap(path) {
+        (compute.swap, compute.swap_left) = (used, left);
     }
 }
 

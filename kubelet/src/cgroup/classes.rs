@@ -24,16 +24,19 @@ use crate::{
 /// How often the weight of burstable pods is looked at.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// What all pods together may use. `reserved` in thousandths, by resource. Pure.
+/// What all pods together may use: what is not reserved where that is enforced, or all there is. `reserved` in thousandths,
+/// by resource. Pure.
 #[must_use]
 pub fn of_all(machine: &Machine, reserved: &BTreeMap<String, i64>, enforced: bool) -> CgroupLimits {
-    let rest = |name: &str, have: i64| have.saturating_sub(reserved.get(name).copied().unwrap_or(0)).max(0);
+    let kept = |name: &str| reserved.get(name).copied().filter(|_| enforced).unwrap_or(0);
+    let rest = |name: &str, have: i64| have.saturating_sub(kept(name)).max(0);
     let memory = rest(resources::MEMORY, machine.memory.saturating_mul(1000)) / 1000;
-    let pids = reserved.get("pid").map(|milli| machine.pids.saturating_sub(milli / 1000));
+    let pids = machine.pids.saturating_sub(kept("pid") / 1000);
     CgroupLimits {
         cpu_shares: Some(resources::shares(rest(resources::CPU, machine.cpus.saturating_mul(1000)))),
-        memory_limit: Some(memory).filter(|m| enforced && *m > 0),
-        pids_limit: pids.filter(|p| enforced && *p > 0),
+        memory_limit: Some(memory).filter(|m| *m > 0),
+        // Where the kernel does not tell how many there can be, nothing limits them.
+        pids_limit: Some(pids).filter(|p| *p > 0 && machine.pids != i64::MAX),
         ..CgroupLimits::default()
     }
 }
@@ -209,7 +212,11 @@ mod tests {
         assert_eq!((limits.cpu_shares, limits.memory_limit), (Some(3584), Some(7 << 30)));
         assert_eq!(limits.pids_limit, Some(900));
         let limits = of_all(&machine, &reserved, false);
-        assert_eq!((limits.cpu_shares, limits.memory_limit, limits.pids_limit), (Some(3584), None, None));
+        let all = |limits: CgroupLimits| (limits.cpu_shares, limits.memory_limit, limits.pids_limit);
+        assert_eq!(all(limits), (Some(4096), Some(8 << 30), Some(1000)));
+        assert_eq!(all(of_all(&machine, &BTreeMap::new(), true)), (Some(4096), Some(8 << 30), Some(1000)));
+        let untold = Machine { pids: i64::MAX, ..machine };
+        assert_eq!(of_all(&untold, &reserved, true).pids_limit, None);
     }
 
     #[test]

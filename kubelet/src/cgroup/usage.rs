@@ -23,7 +23,23 @@ pub struct Usage {
     pub tasks: u64,
 }
 
+/// What of a cgroup is swapped out, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swap {
+    /// It is.
+    pub used: u64,
+    /// It may be besides, where that is limited.
+    pub left: Option<u64>,
+}
+
 impl Cgroups {
+    /// What of the cgroup is swapped out; `None` where the kernel does not count that.
+    #[must_use]
+    pub fn swap(&self, path: &str) -> Option<Swap> {
+        let folder = self.stats_folder("memory", path);
+        swap(self.version(), &|file| std::fs::read_to_string(folder.join(file)).ok())
+    }
+
     /// What the cgroup uses; `None` when it does not exist.
     #[must_use]
     pub fn usage(&self, path: &str) -> Option<Usage> {
@@ -95,6 +111,25 @@ fn of_v2(read: &dyn Fn(&str) -> Option<String>) -> Usage {
     }
 }
 
+/// From so many bytes on a limit is none: the kernel writes the largest number of pages it knows, or `max`.
+const NO_LIMIT: u64 = 1 << 62;
+
+/// The first version's limit is that of memory and swap together, and counts as the one of swap; without one nothing is left.
+fn swap(version: Version, read: &dyn Fn(&str) -> Option<String>) -> Option<Swap> {
+    let (used, most) = match version {
+        Version::V1 => {
+            let most = read("memory.memsw.limit_in_bytes").map_or(Some(0), |text| text.trim().parse().ok());
+            (line(&read("memory.stat")?, "total_swap"), most)
+        }
+        Version::V2 => {
+            let most = read("memory.swap.max").and_then(|text| text.trim().parse().ok());
+            (read("memory.swap.current")?.trim().parse().ok()?, most)
+        }
+    };
+    let most: Option<u64> = most.filter(|most| *most < NO_LIMIT);
+    Some(Swap { used, left: most.map(|most| most.saturating_sub(used)) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +170,26 @@ mod tests {
         };
         assert_eq!(of_v2(&v2), wanted);
         assert_eq!(of_v2(&|_| None), Usage::default());
+    }
+
+    #[test]
+    fn swap_may_be_limited_unlimited_or_not_counted() {
+        let told = |version, files: [(&str, &str); 2]| {
+            swap(version, &|file| files.iter().find(|(name, _)| *name == file).map(|f| format!("{}\n", f.1)))
+        };
+        let second =
+            |max| told(Version::V2, [("memory.swap.current", "30"), ("memory.swap.max", max)]).unwrap();
+        assert_eq!(second("max"), Swap { used: 30, left: None });
+        assert_eq!(second("100"), Swap { used: 30, left: Some(70) });
+        assert_eq!(second("0"), Swap { used: 30, left: Some(0) }, "swapped out before the limit was set");
+        let stat = ("memory.stat", "swap 1\ntotal_swap 30");
+        let first = |file, limit| told(Version::V1, [stat, (file, limit)]).unwrap().left;
+        assert_eq!(first("memory.memsw.limit_in_bytes", "100"), Some(70));
+        assert_eq!(first("memory.memsw.limit_in_bytes", "9223372036854771712"), None);
+        assert_eq!(first("other", ""), Some(0));
+        for version in [Version::V1, Version::V2] {
+            assert_eq!(swap(version, &|_| None), None);
+        }
     }
 
     #[test]

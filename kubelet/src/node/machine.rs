@@ -46,7 +46,7 @@ pub fn read(root: &Path) -> io::Result<Machine> {
         cpus: i64::try_from(cpus).unwrap_or(1),
         memory: kilobytes(&meminfo, "MemTotal:").unwrap_or(0) * 1024,
         swap: kilobytes(&meminfo, "SwapTotal:").unwrap_or(0) * 1024,
-        pids: text("proc/sys/kernel/pid_max").parse().unwrap_or(i64::MAX),
+        pids: most_tasks(root).unwrap_or(i64::MAX),
         huge_pages: huge_pages(&root.join("sys/kernel/mm/hugepages")),
         machine_id: text("etc/machine-id"),
         system_uuid: text("sys/class/dmi/id/product_uuid"),
@@ -54,6 +54,14 @@ pub fn read(root: &Path) -> io::Result<Machine> {
         kernel: text("proc/sys/kernel/osrelease"),
         os_image: os_image(&text("etc/os-release")),
     })
+}
+
+/// How many processes and threads there can be: as many as have numbers and as the kernel has room for. `root` is `/` but in
+/// tests.
+#[must_use]
+pub fn most_tasks(root: &Path) -> Option<i64> {
+    let files = ["pid_max", "threads-max"].map(|file| root.join("proc/sys/kernel").join(file));
+    files.iter().filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok()).min()
 }
 
 /// The sizes of huge pages that the kernel has set aside, with all their bytes; folders are named `hugepages-2048kB`.
@@ -133,5 +141,11 @@ mod tests {
         assert_eq!(machine.huge_pages, [(2 << 20, 6 << 20)]);
         assert_eq!((machine.memory, machine.os_image.as_str()), (2048 * 1024, "An OS"));
         assert!(read(&dir.path().join("none")).is_err());
+        assert_eq!((most_tasks(dir.path()), machine.pids), (None, i64::MAX));
+        fs::create_dir_all(dir.path().join("proc/sys/kernel")).unwrap();
+        fs::write(dir.path().join("proc/sys/kernel/pid_max"), "4194304\n").unwrap();
+        assert_eq!(most_tasks(dir.path()), Some(4_194_304));
+        fs::write(dir.path().join("proc/sys/kernel/threads-max"), "31000\n").unwrap();
+        assert_eq!(read(dir.path()).unwrap().pids, 31_000);
     }
 }

@@ -228,7 +228,7 @@ fn resource_text(pods: &[PodUsage], node: &NodeFigures) -> String {
             "container_swap_limit_bytes",
             "gauge",
             "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems",
-            |_, _| Some(0.0),
+            |_, c| c.compute.swap_left.map(|left| number(left.saturating_add(c.compute.swap))),
         ),
         (
             "container_swap_usage_bytes",
@@ -251,7 +251,7 @@ fn resource_text(pods: &[PodUsage], node: &NodeFigures) -> String {
             "pod_swap_usage_bytes",
             "gauge",
             "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems",
-            |p| number(p.containers.iter().map(|c| c.compute.swap).sum()),
+            |p| number(p.compute.swap),
         ),
     ];
     let mut out = String::new();

@@ -70,6 +70,7 @@ fn node_json(server: &Server, disks: Option<&Disks>, now: Timestamp) -> Value {
             ..Compute::default()
         }, now),
         "memory": with_pressure(node_memory(now), pressure[1]),
+        "swap": node_swap(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default(), now),
         "systemContainers": system_containers(server, now),
     });
     add_io(&mut node, pressure[2], now);
@@ -101,6 +102,12 @@ fn node_memory(now: Timestamp) -> Value {
         "pageFaults": events("pgfault").unwrap_or(0),
         "majorPageFaults": events("pgmajfault").unwrap_or(0),
     })
+}
+
+fn node_swap(meminfo: &str, now: Timestamp) -> Value {
+    let bytes = |key: &str| machine::kilobytes(meminfo, key).unwrap_or(0).saturating_mul(1024);
+    let (total, free) = (bytes("SwapTotal:"), bytes("SwapFree:"));
+    json!({ "time": now, "swapAvailableBytes": free, "swapUsageBytes": total - free })
 }
 
 /// The kubelet itself, and all pods together.
@@ -139,8 +146,7 @@ fn process_cpu(stat: &str) -> Option<u64> {
 }
 
 fn rlimit(now: Timestamp) -> Value {
-    let most =
-        std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|t| t.trim().parse::<i64>().ok());
+    let most = machine::most_tasks(Path::new("/"));
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let running = load.split(['/', ' ']).nth(4).and_then(|n| n.parse::<i64>().ok());
     json!({ "time": now, "maxpid": most, "curproc": running })
@@ -167,6 +173,7 @@ fn pod_json(usage: &PodUsage, disks: Option<&Disks>, now: Timestamp) -> Value {
         "containers": containers,
         "cpu": cpu_json(&usage.compute, now),
         "memory": memory_json(&usage.compute, now),
+        "swap": swap_json(&usage.compute, now),
     });
     add_io(&mut made, usage.compute.pressure[2], now);
     if usage.compute.usage.tasks > 0 {
@@ -206,7 +213,7 @@ fn container_json(
         "startTime": started,
         "cpu": cpu_json(&container.compute, at),
         "memory": memory_json(&container.compute, at),
-        "swap": { "time": at, "swapUsageBytes": container.compute.swap },
+        "swap": swap_json(&container.compute, at),
     });
     add_io(&mut made, container.compute.pressure[2], at);
     if let Some(disks) = disks {
@@ -257,6 +264,14 @@ fn memory_json(compute: &Compute, at: Timestamp) -> Value {
         made["availableBytes"] = left.into();
     }
     with_pressure(made, compute.pressure[1])
+}
+
+fn swap_json(compute: &Compute, at: Timestamp) -> Value {
+    let mut made = json!({ "time": at, "swapUsageBytes": compute.swap });
+    if let Some(left) = compute.swap_left {
+        made["swapAvailableBytes"] = left.into();
+    }
+    made
 }
 
 fn volume_json(volume: &VolumeUsage, namespace: &str, now: Timestamp) -> Value {
