@@ -6,7 +6,11 @@ pub mod args;
 pub mod configz;
 pub mod extenders;
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    time::Duration,
+};
 
 use component_base::{client::ClientOptions, config, features::Gates, goduration, leader::LeaderElection};
 use serde::{Deserialize, Serialize};
@@ -20,6 +24,10 @@ use crate::{
 
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
 const KIND: &str = "KubeSchedulerConfiguration";
+/// Requests per second where nothing is said, and at once.
+const QPS: f32 = 50.0;
+const BURST: u32 = 100;
+const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// By how much the time between tries to get the lease may be longer than it is set to.
 const JITTER: f64 = 1.2;
 
@@ -29,34 +37,11 @@ pub enum FileError {
     /// It cannot be read or decoded.
     #[error(transparent)]
     Decode(#[from] config::ConfigError),
-    /// A value is out of bounds.
-    #[error("{field}: Invalid value: {value:?}: {why}")]
-    Value {
-        /// Its path.
-        field: &'static str,
-        /// What was found.
-        value: String,
-        /// What is expected.
-        why: &'static str,
-    },
-    /// Something is not said that has to be.
-    #[error("{0}: Required value")]
-    Required(String),
-    /// Two profiles have one name.
-    #[error("profiles: Duplicate value: {0:?}")]
-    Duplicate(String),
-    /// What is said of an extender is out of bounds.
-    #[error("{field}: Invalid value: {value:?}: {why}")]
-    Extender {
-        /// Its path.
-        field: String,
-        /// What was found.
-        value: String,
-        /// What is expected.
-        why: &'static str,
-    },
+    /// Fields are out of bounds, or not there: each by its path.
+    #[error("{}", together(.0))]
+    Fields(Vec<String>),
     /// A profile cannot be built.
-    #[error("profile {name:?}")]
+    #[error("initializing profiles: creating profile for scheduler name {name}")]
     Profile {
         /// The profile.
         name: String,
@@ -64,6 +49,29 @@ pub enum FileError {
         #[source]
         source: ProfileError,
     },
+}
+
+/// Several errors as one.
+fn together(all: &[String]) -> String {
+    match all {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    }
+}
+
+/// Says that the value of a field is out of bounds.
+fn invalid(field: &str, value: impl std::fmt::Debug, why: &str) -> String {
+    format!("{field}: Invalid value: {value:?}: {why}")
+}
+
+/// The same of a duration.
+fn invalid_time(field: &str, value: &Duration, why: &str) -> String {
+    format!("{field}: Invalid value: {}: {why}", goduration::format(*value))
+}
+
+/// Says that a field has to be there.
+fn required(field: &str) -> String {
+    format!("{field}: Required value")
 }
 
 /// The file's content.
@@ -187,7 +195,7 @@ pub struct PluginSwitch {
     pub name: String,
     /// Weight of its score; 0 or nothing for the default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub weight: Option<i64>,
+    pub weight: Option<i32>,
 }
 
 /// A plugin's arguments.
@@ -199,6 +207,28 @@ pub struct PluginConfig {
     /// Its `<Name>Args`.
     #[serde(default)]
     pub args: Value,
+}
+
+impl Plugins {
+    /// What is switched at each point, by its name.
+    pub fn points(&self) -> [(&'static str, &PluginSet); 14] {
+        [
+            ("preFilter", &self.pre_filter),
+            ("filter", &self.filter),
+            ("postFilter", &self.post_filter),
+            ("reserve", &self.reserve),
+            ("preScore", &self.pre_score),
+            ("score", &self.score),
+            ("preBind", &self.pre_bind),
+            ("bind", &self.bind),
+            ("postBind", &self.post_bind),
+            ("permit", &self.permit),
+            ("preEnqueue", &self.pre_enqueue),
+            ("queueSort", &self.queue_sort),
+            ("placementGenerate", &self.placement_generate),
+            ("placementScore", &self.placement_score),
+        ]
+    }
 }
 
 impl PluginSet {
@@ -231,60 +261,71 @@ impl KubeSchedulerConfiguration {
         Self { profiles: vec![profile], ..Self::default() }
     }
 
+    /// Refuses what is out of bounds, all of it at once. What flags say of the lease comes before what the file does, so
+    /// that its times are checked with theirs ([`check_election`]).
     fn check(&self) -> Result<(), FileError> {
-        let refuse = |field, value: String, why| Err(FileError::Value { field, value, why });
+        let mut wrong = Vec::new();
+        let elects = self.leader_election.leader_elect != Some(false);
+        let lock = self.leader_election.resource_lock.as_deref().filter(|lock| !lock.is_empty());
+        if let Some(lock) = lock.filter(|lock| elects && *lock != "leases") {
+            wrong.push(invalid("leaderElection.resourceLock", lock, "resourceLock value must be \"leases\""));
+        }
         if let Some(n) = self.parallelism.filter(|n| *n <= 0) {
-            return refuse("parallelism", n.to_string(), "should be an integer value greater than zero");
+            wrong.push(invalid("parallelism", n, "should be an integer value greater than zero"));
         }
-        let all = self.profiles.iter().map(|p| p.percentage_of_nodes_to_score);
-        for n in all.chain([self.percentage_of_nodes_to_score]).flatten() {
-            if !(0..=100).contains(&n) {
-                return refuse("percentageOfNodesToScore", n.to_string(), "not in valid range [0-100]");
-            }
-        }
+        self.check_profiles(&mut wrong);
+        check_share("percentageOfNodesToScore", self.percentage_of_nodes_to_score, &mut wrong);
         let (initial, max) = (self.initial_backoff(), self.max_backoff());
         if initial <= 0 {
-            return refuse("podInitialBackoffSeconds", initial.to_string(), "must be greater than 0");
+            wrong.push(invalid("podInitialBackoffSeconds", initial, "must be greater than 0"));
         }
         if max < initial {
             let why = "must be greater than or equal to PodInitialBackoffSeconds";
-            return refuse("podMaxBackoffSeconds", max.to_string(), why);
+            wrong.push(invalid("podMaxBackoffSeconds", max, why));
         }
-        let lock = self.leader_election.resource_lock.as_deref().unwrap_or("leases");
-        if lock != "leases" {
-            let why = "resourceLock value must be \"leases\"";
-            return refuse("leaderElection.resourceLock", lock.to_owned(), why);
-        }
-        extenders::check(&self.extenders)?;
-        self.check_order()?;
-        // One profile that says nothing of its name is the default one.
-        let unnamed = |profile: &ProfileConfiguration| match &profile.scheduler_name {
-            None => self.profiles.len() > 1,
-            Some(name) => name.is_empty(),
-        };
-        if let Some(at) = self.profiles.iter().position(unnamed) {
-            return Err(FileError::Required(format!("profiles[{at}].schedulerName")));
-        }
-        let mut names = BTreeSet::new();
-        for name in self.profiles.iter().map(ProfileConfiguration::name) {
-            if !names.insert(name) {
-                return Err(FileError::Duplicate(name.to_owned()));
+        extenders::check(&self.extenders, &mut wrong);
+        if wrong.is_empty() { Ok(()) } else { Err(FileError::Fields(wrong)) }
+    }
+
+    fn check_profiles(&self, wrong: &mut Vec<String>) {
+        let mut names: HashMap<&str, usize> = HashMap::new();
+        for (at, profile) in self.profiles.iter().enumerate() {
+            let path = format!("profiles[{at}]");
+            // One profile that says nothing of its name is the default one.
+            let name = match profile.scheduler_name.as_deref() {
+                None if self.profiles.len() == 1 => DEFAULT_NAME,
+                name => name.unwrap_or_default(),
+            };
+            if name.is_empty() {
+                wrong.push(required(&format!("{path}.schedulerName")));
+            }
+            check_share(
+                &format!("{path}.percentageOfNodesToScore"),
+                profile.percentage_of_nodes_to_score,
+                wrong,
+            );
+            profile.check_plugins(&path, wrong);
+            if let Some(other) = names.insert(name, at) {
+                let field = format!("profiles[{other}].schedulerName");
+                wrong.push(format!("{path}.schedulerName: Duplicate value: {field:?}"));
             }
         }
-        Ok(())
+        self.check_order(wrong);
     }
 
     /// There is one queue, so that all profiles have to say the same of its order.
-    fn check_order(&self) -> Result<(), FileError> {
-        let refuse = |field, why| Err(FileError::Value { field, value: String::new(), why });
-        let mut orders = self.profiles.iter().map(|profile| &profile.plugins.queue_sort);
-        let Some(first) = orders.next() else { return Ok(()) };
-        if first.enabled.len() > 1 {
-            return refuse("profiles.plugins.queueSort", "only one queue sort plugin can be enabled");
+    fn check_order(&self, wrong: &mut Vec<String>) {
+        let mut orders = self.profiles.iter().map(|profile| &profile.plugins.queue_sort).enumerate();
+        let Some((_, first)) = orders.next() else { return };
+        let count = first.enabled.len();
+        if count > 1 {
+            let why = "only one queue sort plugin can be enabled";
+            wrong.push(invalid("profiles[0].plugins.queueSort.Enabled", count, why));
         }
-        match orders.all(|order| order == first) {
-            true => Ok(()),
-            false => refuse("profiles.plugins.queueSort", "must be the same for all profiles"),
+        for (at, order) in orders.filter(|(_, order)| *order != first) {
+            let names: Vec<&str> = order.enabled.iter().map(|switch| switch.name.as_str()).collect();
+            let why = "must be the same for all profiles";
+            wrong.push(invalid(&format!("profiles[{at}].plugins.queueSort"), names, why));
         }
     }
 
@@ -325,20 +366,16 @@ impl KubeSchedulerConfiguration {
         &self.extenders
     }
 
-    /// Takes over what the file says about the way to the API server, where no flag does.
-    pub fn client(&self, options: &mut ClientOptions, is_set: impl Fn(&str) -> bool) {
+    /// The way to the API server as the file says it. Flags that say the same count for nothing beside a file.
+    pub fn client(&self, flags: ClientOptions) -> ClientOptions {
         let file = &self.client_connection;
-        if let Some(path) = file.kubeconfig.as_deref().filter(|p| !p.is_empty() && !is_set("kubeconfig")) {
-            options.kubeconfig = Some(path.into());
-        }
-        if let Some(qps) = file.qps.filter(|_| !is_set("kube-api-qps")) {
-            options.qps = qps;
-        }
-        if let Some(burst) = file.burst.filter(|_| !is_set("kube-api-burst")) {
-            options.burst = burst;
-        }
-        if let Some(text) = file.content_type.as_ref().filter(|t| !t.is_empty()) {
-            options.content_type.clone_from(text);
+        let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        ClientOptions {
+            kubeconfig: text(&file.kubeconfig).map(Into::into),
+            qps: file.qps.filter(|qps| *qps != 0.0).unwrap_or(QPS),
+            burst: file.burst.filter(|burst| *burst != 0).unwrap_or(BURST),
+            content_type: text(&file.content_type).unwrap_or_else(|| CONTENT_TYPE.to_owned()),
+            ..flags
         }
     }
 
@@ -356,11 +393,14 @@ impl KubeSchedulerConfiguration {
             return Ok(None);
         }
         let Some(mut out) = flags else { return Ok(None) };
+        // None at all means the usual time.
         let duration = |field, flag: &str, text: &Option<String>, slot: &mut Duration| {
             let Some(text) = text.as_ref().filter(|_| !is_set(flag)) else { return Ok(()) };
-            let why = "must be a duration";
-            *slot =
-                goduration::parse(text).map_err(|_| FileError::Value { field, value: text.clone(), why })?;
+            let parsed = goduration::parse(text)
+                .map_err(|_| FileError::Fields(vec![invalid(field, text, "must be a duration")]))?;
+            if !parsed.is_zero() {
+                *slot = parsed;
+            }
             Ok::<(), FileError>(())
         };
         let lease = &mut out.lease_duration;
@@ -369,10 +409,11 @@ impl KubeSchedulerConfiguration {
         duration("leaderElection.renewDeadline", "leader-elect-renew-deadline", &file.renew_deadline, renew)?;
         let retry = &mut out.retry_period;
         duration("leaderElection.retryPeriod", "leader-elect-retry-period", &file.retry_period, retry)?;
-        if let Some(name) = file.resource_name.as_ref().filter(|_| !is_set("leader-elect-resource-name")) {
+        let name = file.resource_name.as_ref().filter(|name| !name.is_empty());
+        if let Some(name) = name.filter(|_| !is_set("leader-elect-resource-name")) {
             out.name.clone_from(name);
         }
-        let namespace = file.resource_namespace.as_ref();
+        let namespace = file.resource_namespace.as_ref().filter(|name| !name.is_empty());
         if let Some(namespace) = namespace.filter(|_| !is_set("leader-elect-resource-namespace")) {
             out.namespace.clone_from(namespace);
         }
@@ -386,32 +427,65 @@ impl KubeSchedulerConfiguration {
 /// When its times or names are out of bounds.
 pub fn check_election(election: &LeaderElection) -> Result<(), FileError> {
     let LeaderElection { lease_duration, renew_deadline, retry_period, name, namespace, .. } = election;
-    let refuse = |field, value: &Duration, why| {
-        Err(FileError::Value { field, value: format!("{}s", value.as_secs_f64()), why })
-    };
+    let mut wrong = Vec::new();
     let (lease, renew, retry) =
         ("leaderElection.leaseDuration", "leaderElection.renewDeadline", "leaderElection.retryPeriod");
     for (field, value) in [(lease, lease_duration), (renew, renew_deadline), (retry, retry_period)] {
         if value.is_zero() {
-            return refuse(field, value, "must be greater than zero");
+            wrong.push(invalid_time(field, value, "must be greater than zero"));
         }
     }
     if lease_duration <= renew_deadline {
-        return refuse(lease, lease_duration, "LeaseDuration must be greater than RenewDeadline");
+        let why = "LeaseDuration must be greater than RenewDeadline";
+        wrong.push(invalid_time(lease, lease_duration, why));
     }
     // Tries are spread by so much.
     if *renew_deadline <= retry_period.mul_f64(JITTER) {
-        return refuse(renew, renew_deadline, "RenewDeadline must be greater than RetryPeriod*JitterFactor");
+        let why = "RenewDeadline must be greater than RetryPeriod*JitterFactor";
+        wrong.push(invalid_time(renew, renew_deadline, why));
     }
     for (field, text) in [("resourceNamespace", namespace), ("resourceName", name)] {
         if text.is_empty() {
-            return Err(FileError::Required(format!("leaderElection.{field}")));
+            wrong.push(required(&format!("leaderElection.{field}")));
         }
     }
-    Ok(())
+    if wrong.is_empty() { Ok(()) } else { Err(FileError::Fields(wrong)) }
 }
 
+fn check_share(field: &str, percent: Option<i32>, wrong: &mut Vec<String>) {
+    if let Some(n) = percent.filter(|n| !(0..=100).contains(n)) {
+        wrong.push(invalid(field, n, "not in valid range [0-100]"));
+    }
+}
+
+/// Plugins that there were in versions before this one.
+const REMOVED: [&str; 4] = ["AzureDiskLimits", "CinderLimits", "EBSLimits", "GCEPDLimits"];
+
 impl ProfileConfiguration {
+    /// Refuses plugins that are gone, and arguments that are given twice.
+    fn check_plugins(&self, path: &str, wrong: &mut Vec<String>) {
+        let is_gone = |name: &str| REMOVED.contains(&name);
+        let gone = |field: &str, name: &str| {
+            let why = format!("was invalid in version {API_VERSION:?} ({KIND} is version {API_VERSION:?})");
+            invalid(field, name, &why)
+        };
+        for (point, set) in self.plugins.points() {
+            for (at, switch) in set.enabled.iter().enumerate().filter(|(_, switch)| is_gone(&switch.name)) {
+                wrong.push(gone(&format!("{path}.plugins.{point}.enabled[{at}]"), &switch.name));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (at, config) in self.plugin_config.iter().enumerate() {
+            let field = format!("{path}.pluginConfig[{at}]");
+            if !seen.insert(config.name.as_str()) {
+                wrong.push(format!("{field}: Duplicate value: {:?}", config.name));
+            }
+            if is_gone(&config.name) {
+                wrong.push(gone(&field, &config.name));
+            }
+        }
+    }
+
     /// What pods call it.
     pub fn name(&self) -> &str {
         self.scheduler_name.as_deref().filter(|name| !name.is_empty()).unwrap_or(DEFAULT_NAME)
@@ -465,47 +539,54 @@ mod tests {
     #[test]
     fn what_cannot_be_is_told() {
         let table = [
-            (
-                "parallelism: 0",
-                "parallelism: Invalid value: \"0\": should be an integer value greater than zero",
-            ),
+            ("parallelism: 0", "parallelism: Invalid value: 0: should be an integer value greater than zero"),
             (
                 "percentageOfNodesToScore: 101",
-                "percentageOfNodesToScore: Invalid value: \"101\": not in valid range [0-100]",
+                "percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]",
+            ),
+            (
+                "profiles: [{schedulerName: a}, {schedulerName: b, percentageOfNodesToScore: -1}]",
+                "profiles[1].percentageOfNodesToScore: Invalid value: -1: not in valid range [0-100]",
             ),
             (
                 "podInitialBackoffSeconds: 0",
-                "podInitialBackoffSeconds: Invalid value: \"0\": must be greater than 0",
+                "podInitialBackoffSeconds: Invalid value: 0: must be greater than 0",
             ),
             (
                 "podInitialBackoffSeconds: 20",
-                "podMaxBackoffSeconds: Invalid value: \"10\": must be greater than or equal to PodInitialBackoffSeconds",
+                "podMaxBackoffSeconds: Invalid value: 10: must be greater than or equal to PodInitialBackoffSeconds",
             ),
             (
                 "profiles: [{schedulerName: default-scheduler}, {schedulerName: default-scheduler}]",
-                "profiles: Duplicate value: \"default-scheduler\"",
+                "profiles[1].schedulerName: Duplicate value: \"profiles[0].schedulerName\"",
             ),
             ("profiles: [{}, {schedulerName: other}]", "profiles[0].schedulerName: Required value"),
             ("profiles: [{schedulerName: ''}]", "profiles[0].schedulerName: Required value"),
             (
                 "profiles: [{schedulerName: a, plugins: {queueSort: {enabled: [{name: PrioritySort}]}}}, {schedulerName: b}]",
-                "profiles.plugins.queueSort: Invalid value: \"\": must be the same for all profiles",
+                "profiles[1].plugins.queueSort: Invalid value: []: must be the same for all profiles",
             ),
             (
                 "profiles: [{plugins: {queueSort: {enabled: [{name: PrioritySort}, {name: Other}]}}}]",
-                "profiles.plugins.queueSort: Invalid value: \"\": only one queue sort plugin can be enabled",
+                "profiles[0].plugins.queueSort.Enabled: Invalid value: 2: only one queue sort plugin can be enabled",
+            ),
+            (
+                "profiles: [{plugins: {score: {enabled: [{name: EBSLimits}]}}}]",
+                "profiles[0].plugins.score.enabled[0]: Invalid value: \"EBSLimits\": was invalid in version \
+                 \"kubescheduler.config.k8s.io/v1\" (KubeSchedulerConfiguration is version \
+                 \"kubescheduler.config.k8s.io/v1\")",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: NodeName}, {name: NodeName}]}]",
+                "profiles[0].pluginConfig[1]: Duplicate value: \"NodeName\"",
             ),
             (
                 "extenders: [{urlPrefix: http://x, managedResources: [{name: mykubernetes.io/x}]}]",
                 "extenders[0].managedResources[0].name: Invalid value: \"mykubernetes.io/x\": is an invalid extended resource name",
             ),
             (
-                "extenders: [{urlPrefix: http://x, managedResources: [{name: -a.b/x}]}]",
-                "extenders[0].managedResources[0].name: Invalid value: \"-a.b/x\": is an invalid extended resource name",
-            ),
-            (
-                "extenders: [{urlPrefix: http://x, prioritizeVerb: p}]",
-                "extenders[0].weight: Invalid value: \"0\": must have a positive weight applied to it",
+                "extenders: [{urlPrefix: http://x, prioritizeVerb: p, weight: -1}]",
+                "extenders[0].weight: Invalid value: -1: must have a positive weight applied to it",
             ),
             (
                 "extenders: [{urlPrefix: http://x, bindVerb: b}, {urlPrefix: http://y, bindVerb: b}]",
@@ -527,11 +608,33 @@ mod tests {
                 "leaderElection: {resourceLock: endpoints}",
                 "leaderElection.resourceLock: Invalid value: \"endpoints\": resourceLock value must be \"leases\"",
             ),
+            (
+                "parallelism: -1\npodInitialBackoffSeconds: 0",
+                "[parallelism: Invalid value: -1: should be an integer value greater than zero, \
+                 podInitialBackoffSeconds: Invalid value: 0: must be greater than 0]",
+            ),
         ];
         for (body, expected) in table {
             assert_eq!(read(body).unwrap_err(), expected);
         }
         assert!(read("profile: []").unwrap_err().contains("profile"));
+        let unusual =
+            read("extenders: [{urlPrefix: http://x, managedResources: [{name: -a.b/x}]}]").unwrap_err();
+        assert!(unusual.starts_with("extenders[0].managedResources[0].name: Invalid value: \"-a.b/x\": "));
+        let heavy = "profiles: [{plugins: {score: {enabled: [{name: ImageLocality, weight: 3000000000}]}}}]";
+        assert!(read(heavy).is_err(), "weights have 32 bits");
+    }
+
+    #[test]
+    fn a_lease_that_nobody_takes_may_be_of_any_kind_and_nothing_is_the_usual() {
+        let off = read("leaderElection: {leaderElect: false, resourceLock: endpoints}").unwrap();
+        let flags = || Some(LeaderElection::new("kube-scheduler", "kube-system"));
+        assert!(off.election(flags(), |_| false).unwrap().is_none());
+        let empty = "leaderElection: {leaseDuration: 0s, renewDeadline: 0s, retryPeriod: 0s, resourceLock: '', \
+                     resourceName: '', resourceNamespace: ''}";
+        let usual = read(empty).unwrap().election(flags(), |_| false).unwrap().unwrap();
+        assert_eq!((usual.lease_duration.as_secs(), usual.name.as_str()), (15, "kube-scheduler"));
+        assert!(check_election(&usual).is_ok());
     }
 
     #[test]
@@ -563,23 +666,23 @@ mod tests {
         for ((lease, renew, retry, name), expected) in [
             (
                 (0, 10, 2, "x"),
-                "leaderElection.leaseDuration: Invalid value: \"0s\": must be greater than zero",
+                "[leaderElection.leaseDuration: Invalid value: 0s: must be greater than zero, \
+                 leaderElection.leaseDuration: Invalid value: 0s: LeaseDuration must be greater than RenewDeadline]",
             ),
             (
                 (15, 0, 2, "x"),
-                "leaderElection.renewDeadline: Invalid value: \"0s\": must be greater than zero",
+                "[leaderElection.renewDeadline: Invalid value: 0s: must be greater than zero, \
+                 leaderElection.renewDeadline: Invalid value: 0s: RenewDeadline must be greater than \
+                 RetryPeriod*JitterFactor]",
             ),
-            (
-                (15, 10, 0, "x"),
-                "leaderElection.retryPeriod: Invalid value: \"0s\": must be greater than zero",
-            ),
+            ((15, 10, 0, "x"), "leaderElection.retryPeriod: Invalid value: 0s: must be greater than zero"),
             (
                 (10, 10, 2, "x"),
-                "leaderElection.leaseDuration: Invalid value: \"10s\": LeaseDuration must be greater than RenewDeadline",
+                "leaderElection.leaseDuration: Invalid value: 10s: LeaseDuration must be greater than RenewDeadline",
             ),
             (
                 (15, 10, 9, "x"),
-                "leaderElection.renewDeadline: Invalid value: \"10s\": RenewDeadline must be greater than \
+                "leaderElection.renewDeadline: Invalid value: 10s: RenewDeadline must be greater than \
                  RetryPeriod*JitterFactor",
             ),
             ((15, 10, 2, ""), "leaderElection.resourceName: Required value"),
@@ -589,14 +692,14 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_the_file() {
+    fn flags_of_the_lease_win_over_the_file_and_others_do_not() {
         let read = read(
-            "clientConnection: {kubeconfig: /a, qps: 7, burst: 9}\nleaderElection: {leaseDuration: 1m, resourceName: x}\n",
+            "clientConnection: {kubeconfig: /a, qps: 7, burst: 0}\nleaderElection: {leaseDuration: 1m, resourceName: x}\n",
         )
         .unwrap();
-        let mut options = ClientOptions::new("kube-scheduler");
-        read.client(&mut options, |flag| flag == "kube-api-qps");
-        assert_eq!((options.kubeconfig, options.burst), (Some("/a".into()), 9));
+        let options = ClientOptions { burst: 9, qps: 3.0, ..ClientOptions::new("kube-scheduler") };
+        let options = read.client(options);
+        assert_eq!((options.kubeconfig, options.qps, options.burst), (Some("/a".into()), 7.0, 100));
         let flags = || Some(LeaderElection::new("kube-scheduler", "kube-system"));
         let election = read.election(flags(), |_| false).unwrap().unwrap();
         assert_eq!((election.name.as_str(), election.lease_duration), ("x", Duration::from_secs(60)));

@@ -2,6 +2,7 @@
 //! `act`.
 
 mod group;
+mod said;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -27,6 +28,7 @@ use parking_lot::Mutex;
 use smol_str::SmolStr;
 use tokio::sync::mpsc;
 
+use self::said::Said;
 use crate::{
     act::{Actor, Preemptor},
     config::args::DefaultPreemptionArgs,
@@ -133,8 +135,8 @@ pub struct Cycle {
     assumed: HashSet<String>,
     /// Pods and groups for which others are being told to go.
     preempting: HashSet<String>,
-    /// What was last said about a pod, so that it is not said again.
-    said: HashMap<String, String>,
+    /// What was last said of pods.
+    said: Said,
     start: usize,
     /// How many there have been.
     decisions: u32,
@@ -180,7 +182,7 @@ impl Cycle {
             began,
             assumed: HashSet::new(),
             preempting: HashSet::new(),
-            said: HashMap::new(),
+            said: Said::default(),
             start: 0,
             decisions: 0,
             events: 0,
@@ -443,7 +445,7 @@ impl Cycle {
     fn forget(&mut self, uid: &str) {
         self.queue.remove(uid);
         self.nominations.remove(uid);
-        self.said.remove(uid);
+        self.said.forget(uid);
     }
 
     fn tell(&mut self, event: &ClusterEvent) {
@@ -487,19 +489,9 @@ impl Cycle {
             }
             Outcome::Unschedulable(failure) => {
                 self.metrics.attempt(&profile.name, "unschedulable", seconds);
-                let LetGo { claim, note, next } =
-                    plan::let_go(pod, &self.cluster, &profile.plugins, &failure);
-                claim.into_iter().for_each(|claim| self.actor.release(claim));
-                let outcome = match next {
-                    Next::MakeRoom if profile.preemption.is_none() && note.is_empty() => {
-                        Ok(Preemption::Hopeless(String::new()))
-                    }
-                    Next::MakeRoom => self.preempt(pod, at, &failure).await,
-                    Next::Wait => Ok(Preemption::Helpless(String::new())),
-                    Next::GiveUp => Ok(Preemption::Hopeless(String::new())),
-                };
+                let outcome = self.after_refusal(pod, at, &failure).await;
                 match outcome {
-                    Ok(preemption) => self.refused(pod, &failure, preemption.after(note)),
+                    Ok(preemption) => self.refused(pod, &failure, preemption),
                     Err(error) => self.failed(pod, chain(&error)),
                 }
             }
@@ -601,12 +593,43 @@ impl Cycle {
     fn failed(&mut self, pod: &Arc<PodInfo>, message: String) {
         tracing::error!(pod = pod.key(), error = message, "attempt failed");
         let nominated = self.given_up(pod);
-        if self.said.get(&pod.uid) != Some(&message) || nominated.is_some() {
-            self.said.insert(pod.uid.clone(), message.clone());
+        let now = self.now();
+        if self.said.is_due(&pod.uid, &message, now) || nominated.is_some() {
             self.actor.unschedulable(pod, "SchedulerError", message, nominated);
         }
-        let now = self.now();
         self.queue.failed(&pod.uid, Vec::new(), now);
+    }
+
+    /// What comes of it that no node takes a pod: claims are let go of, and others told to go, in the order of the profile.
+    async fn after_refusal(
+        &self,
+        pod: &PodInfo,
+        at: usize,
+        failure: &Unschedulable,
+    ) -> Result<Preemption, ExtenderError> {
+        let profile = &self.profiles[at];
+        let first = match profile.makes_room_first && failure.nodes > 0 {
+            true => Some(self.preempt(pod, at, failure).await?),
+            false => None,
+        };
+        // With that room the pod keeps its claims.
+        if let Some(room @ Preemption::Evict { .. }) = first {
+            return Ok(room);
+        }
+        let LetGo { claim, note, next } = plan::let_go(pod, &self.cluster, &profile.plugins, failure);
+        claim.into_iter().for_each(|claim| self.actor.release(claim));
+        if let Some(none) = first {
+            return Ok(none.before(note));
+        }
+        let none = match next {
+            Next::MakeRoom if profile.preemption.is_none() && note.is_empty() => {
+                Preemption::Hopeless(String::new())
+            }
+            Next::MakeRoom => self.preempt(pod, at, failure).await?,
+            Next::Wait => Preemption::Helpless(String::new()),
+            Next::GiveUp => Preemption::Hopeless(String::new()),
+        };
+        Ok(none.after(note))
     }
 
     async fn preempt(
@@ -690,11 +713,10 @@ impl Cycle {
             }
         };
         let message = failure.message(&note);
-        if self.said.get(&pod.uid) != Some(&message) || nominated.is_some() {
-            self.said.insert(pod.uid.clone(), message.clone());
+        let now = self.now();
+        if self.said.is_due(&pod.uid, &message, now) || nominated.is_some() {
             self.actor.unschedulable(pod, "Unschedulable", message, nominated);
         }
-        let now = self.now();
         // With no node at all nobody refused: the pod is tried again after its back-off.
         self.queue.failed(&pod.uid, failure.plugins.clone(), now);
     }

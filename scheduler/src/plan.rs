@@ -323,8 +323,9 @@ pub fn let_go(pod: &PodInfo, cluster: &Cluster, plugins: &[Weighted], failure: &
         }
         let refused = failure.plugins.contains(&w.plugin.name());
         out.note = note;
+        // Others are asked to go all the same: it is not known yet whether that is enough.
         if let Some(claim) = refused.then(|| w.plugin.release(pod, cluster)).flatten() {
-            return LetGo { note: claim.done(), claim: Some(claim), next: Next::Wait };
+            return LetGo { note: claim.done(), claim: Some(claim), next: Next::MakeRoom };
         }
     }
     out

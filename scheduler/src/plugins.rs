@@ -143,6 +143,36 @@ pub const REGISTRY: &[Registered] = &[
     }),
 ];
 
+/// The points at which a plugin may be switched, in the order upstream goes through them; nothing for a plugin that there
+/// is not.
+pub fn points(name: &str) -> Option<&'static [&'static str]> {
+    const FILTER: &[&str] = &["preFilter", "filter"];
+    const BOTH: &[&str] = &["preFilter", "filter", "preScore", "score"];
+    Some(match name {
+        "PrioritySort" => &["queueSort"],
+        "DefaultBinder" => &["bind"],
+        "DefaultPreemption" => &["postFilter", "preEnqueue"],
+        "SchedulingGates" => &["preEnqueue"],
+        "NodeUnschedulable" | "NodeName" => &["filter"],
+        "TaintToleration" => &["filter", "preScore", "score"],
+        "NodeAffinity" | "PodTopologySpread" | "InterPodAffinity" => BOTH,
+        "NodePorts" | "VolumeRestrictions" | "NodeVolumeLimits" | "VolumeZone" | "NodeDeclaredFeatures" => {
+            FILTER
+        }
+        "NodeResourcesFit" => &["preFilter", "filter", "preScore", "score", "placementScore"],
+        "VolumeBinding" => &["preFilter", "filter", "reserve", "preScore", "score", "preBind"],
+        "DynamicResources" => {
+            &["preFilter", "filter", "postFilter", "reserve", "score", "preBind", "preEnqueue"]
+        }
+        "NodeResourcesBalancedAllocation" => &["preScore", "score"],
+        "ImageLocality" => &["score"],
+        "GangScheduling" => &["permit", "preEnqueue"],
+        "TopologyPlacementGenerator" => &["placementGenerate"],
+        "PodGroupPodsCount" => &["placementScore"],
+        _ => return None,
+    })
+}
+
 const fn on(name: &'static str, weight: i64, make: Make) -> Registered {
     Registered { name, weight, gate: None, scoring: None, make }
 }
@@ -227,6 +257,7 @@ mod tests {
         let names: BTreeSet<&str> = REGISTRY.iter().map(|p| p.name).collect();
         assert_eq!(names.len(), REGISTRY.len());
         for registered in REGISTRY {
+            assert!(points(registered.name).is_some_and(|points| !points.is_empty()), "{}", registered.name);
             assert_eq!((registered.make)(None, Gates::default()).unwrap().name(), registered.name);
         }
         let usual = REGISTRY.iter().filter(|p| p.gate.is_none_or(|gate| gate.feature().default)).count();

@@ -12,7 +12,7 @@ use component_base::features::Gates;
 
 use crate::{
     config::{
-        PluginSet, PluginSwitch, Plugins, ProfileConfiguration,
+        PluginSet, Plugins, ProfileConfiguration,
         args::{self, ArgsError, DefaultPreemptionArgs, DynamicResourcesArgs, NoArgs, VolumeBindingArgs},
     },
     metrics::Metrics,
@@ -35,17 +35,20 @@ const BIND_TIMEOUT: i64 = 600;
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
     /// No such plugin.
-    #[error("{0} does not exist in the registry")]
-    Unknown(String),
-    /// A plugin that cannot be missing is switched off.
-    #[error("{0} cannot be disabled")]
-    Needed(&'static str),
+    #[error("{0} {1:?} does not exist")]
+    Unknown(String, String),
+    /// A plugin is asked at a point where it has nothing to say.
+    #[error("plugin {1:?} does not extend {0} plugin")]
+    Silent(String, String),
+    /// Nobody says in which order pods are tried.
+    #[error("only one queue sort plugin required for profile with scheduler name {0:?}, but got 0")]
+    Unordered(String),
+    /// Nobody binds.
+    #[error("at least one bind plugin is needed for profile with scheduler name {0:?}")]
+    Unbound(String),
     /// A plugin is switched on twice at one point.
-    #[error("plugin {0:?} already registered")]
-    Twice(String),
-    /// A plugin has two sets of arguments.
-    #[error("repeated config for plugin {0}")]
-    Repeated(String),
+    #[error("plugin {1:?} already registered as {0:?}")]
+    Twice(String, String),
     /// Arguments are not usable.
     #[error("initializing plugin {name:?}")]
     Args {
@@ -67,6 +70,8 @@ pub struct Profile {
     pub percentage: u32,
     /// How preemption looks for victims; `None` when it is off.
     pub preemption: Option<DefaultPreemptionArgs>,
+    /// Whether that comes before claims are let go of.
+    pub makes_room_first: bool,
     /// How long its pods wait for what they are bound with.
     pub timeouts: Timeouts,
 }
@@ -120,10 +125,14 @@ impl Profile {
         let turn = |of: &[&str], name: &str| of.iter().position(|n| *n == name).unwrap_or(of.len());
         for registered in all {
             let points = points(switches, registered, features);
-            if points == Points::NONE {
+            // What arguments say is checked of those that are nowhere as well.
+            if points == Points::NONE && args(registered.name).is_none() {
                 continue;
             }
             let plugin = (registered.make)(args(registered.name), features).map_err(of(registered.name))?;
+            if points == Points::NONE {
+                continue;
+            }
             let weigh = |set: &PluginSet, is_on: bool| match is_on {
                 true => weight(switches, set, registered, features),
                 false => 0,
@@ -155,6 +164,7 @@ impl Profile {
             plugins: out,
             percentage: percentage.unsigned_abs(),
             preemption: preempts.then_some(preemption),
+            makes_room_first: preempts && makes_room_first(switches),
             timeouts: Timeouts {
                 volumes: Duration::from_secs(timeout.unsigned_abs()),
                 devices: devices.binding_timeout(features).map_err(of(DEVICES))?,
@@ -180,6 +190,7 @@ impl Profile {
             plugins: plugins::defaults(features),
             percentage: 0,
             preemption: Some(DefaultPreemptionArgs::default()),
+            makes_room_first: false,
             timeouts: Timeouts::default(),
         }
     }
@@ -193,56 +204,54 @@ fn read<T: serde::de::DeserializeOwned>(name: &str, args: Option<&Value>) -> Res
     args::read(name, args).map_err(of(name))
 }
 
-fn check_names(profile: &ProfileConfiguration) -> Result<(), ProfileError> {
-    let switches = &profile.plugins;
-    let known = |name: &str| BUILT_IN.contains(&name) || plugins::REGISTRY.iter().any(|p| p.name == name);
-    let enabled = sets(switches).into_iter().flat_map(|set| &set.enabled).map(|p| p.name.as_str());
-    let configured = profile.plugin_config.iter().map(|c| c.name.as_str());
-    if let Some(name) = enabled.chain(configured).find(|name| !known(name)) {
-        return Err(ProfileError::Unknown(name.to_owned()));
-    }
-    for set in sets(switches) {
-        let twice = |(at, switch): (usize, &PluginSwitch)| {
-            set.enabled[..at].iter().any(|other| other.name == switch.name)
-        };
-        if let Some(at) = (0..set.enabled.len()).find(|at| twice((*at, &set.enabled[*at]))) {
-            return Err(ProfileError::Twice(set.enabled[at].name.clone()));
-        }
-    }
-    for (at, config) in profile.plugin_config.iter().enumerate() {
-        if profile.plugin_config[..at].iter().any(|other| other.name == config.name) {
-            return Err(ProfileError::Repeated(config.name.clone()));
-        }
-        if BUILT_IN.contains(&config.name.as_str()) && config.name != PREEMPTION {
-            read::<NoArgs>(&config.name, Some(&config.args))?;
-        }
-    }
-    for (name, set) in [("PrioritySort", &switches.queue_sort), ("DefaultBinder", &switches.bind)] {
-        if !is_on(switches, &[set], name, true) {
-            return Err(ProfileError::Needed(name));
-        }
-    }
-    Ok(())
+/// What a point's plugins are called.
+fn kind(point: &str) -> String {
+    let (first, rest) = point.split_at(1);
+    format!("{}{rest}Plugin", first.to_uppercase())
 }
 
-pub(crate) fn sets(switches: &Plugins) -> [&PluginSet; 15] {
-    [
-        &switches.multi_point,
-        &switches.pre_enqueue,
-        &switches.queue_sort,
-        &switches.pre_filter,
-        &switches.filter,
-        &switches.post_filter,
-        &switches.pre_score,
-        &switches.score,
-        &switches.reserve,
-        &switches.permit,
-        &switches.pre_bind,
-        &switches.bind,
-        &switches.post_bind,
-        &switches.placement_generate,
-        &switches.placement_score,
-    ]
+fn check_names(profile: &ProfileConfiguration) -> Result<(), ProfileError> {
+    let switches = &profile.plugins;
+    let first = |set: &PluginSet, wrong: &dyn Fn(usize, &str) -> bool| {
+        let mut names = set.enabled.iter().map(|switch| switch.name.as_str()).enumerate();
+        names.find(|(at, name)| wrong(*at, name)).map(|(_, name)| name.to_owned())
+    };
+    let twice = |set: &PluginSet, at: usize, name: &str| set.enabled[..at].iter().any(|s| s.name == name);
+    let is_unknown = |_: usize, name: &str| plugins::points(name).is_none();
+    for (point, set) in switches.points() {
+        let kind = kind(point);
+        let says = |name: &str| plugins::points(name).is_some_and(|points| points.contains(&point));
+        if let Some(name) = first(set, &is_unknown) {
+            return Err(ProfileError::Unknown(kind, name));
+        }
+        if let Some(name) = first(set, &|_, name| !says(name)) {
+            return Err(ProfileError::Silent(kind, name));
+        }
+        if let Some(name) = first(set, &|at, name| twice(set, at, name)) {
+            return Err(ProfileError::Twice(kind, name));
+        }
+    }
+    let everywhere = &switches.multi_point;
+    if let Some(name) = first(everywhere, &is_unknown) {
+        return Err(ProfileError::Unknown(kind("preFilter"), name));
+    }
+    if let Some(name) = first(everywhere, &|at, name| twice(everywhere, at, name)) {
+        let point = plugins::points(&name).and_then(|points| points.first()).copied().unwrap_or("preFilter");
+        return Err(ProfileError::Twice(kind(point), name));
+    }
+    for config in &profile.plugin_config {
+        let name = config.name.as_str();
+        if BUILT_IN.contains(&name) && name != PREEMPTION {
+            read::<NoArgs>(name, Some(&config.args))?;
+        }
+    }
+    if !is_on(switches, &[&switches.queue_sort], "PrioritySort", true) {
+        return Err(ProfileError::Unordered(profile.name().to_owned()));
+    }
+    if !is_on(switches, &[&switches.bind], "DefaultBinder", true) {
+        return Err(ProfileError::Unbound(profile.name().to_owned()));
+    }
+    Ok(())
 }
 
 /// The default plugins in their order, if the profile leaves them on; then those that it switches on for all points, in
@@ -274,6 +283,26 @@ fn at<'s>(
     first.chain(rest).chain(named().filter(|name| !everywhere(name))).collect()
 }
 
+/// Whether preemption stands before the plugin that lets go of claims, in the order of [`at`]. Usually it comes after it:
+/// claims that nobody uses are cheaper than pods.
+fn makes_room_first(switches: &Plugins) -> bool {
+    let (all, here) = (&switches.multi_point, &switches.post_filter);
+    let place = |set: &PluginSet, name: &str| set.enabled.iter().position(|switch| switch.name == name);
+    let rank = |name: &str, usual: usize| {
+        let everywhere = match all.disables(name) {
+            false => Some((0, usual)),
+            true => place(all, name).map(|at| (1, at)),
+        };
+        match (place(here, name), everywhere.filter(|_| !here.disables(name))) {
+            (Some(named), Some(_)) => (0, (0, named)),
+            (None, Some(rank)) => (1, rank),
+            (Some(named), None) => (2, (0, named)),
+            (None, None) => (3, (0, 0)),
+        }
+    };
+    rank(PREEMPTION, 1) < rank(DEVICES, 0)
+}
+
 /// Whether a plugin is on at a point: switched on there, or on for all points and not switched off there.
 fn is_on(switches: &Plugins, sets: &[&PluginSet], name: &str, is_default: bool) -> bool {
     let all = &switches.multi_point;
@@ -301,7 +330,7 @@ fn points(switches: &Plugins, registered: &Registered, features: Gates) -> Point
 fn weight(switches: &Plugins, point: &PluginSet, registered: &Registered, features: Gates) -> i64 {
     let given = |set: &PluginSet| {
         let switch = set.enables(registered.name)?;
-        Some(switch.weight.filter(|weight| *weight != 0).unwrap_or(1))
+        Some(switch.weight.filter(|weight| *weight != 0).map_or(1, i64::from))
     };
     given(point).or_else(|| given(&switches.multi_point)).unwrap_or(registered.usual_weight(features))
 }
@@ -367,24 +396,39 @@ mod tests {
     #[test]
     fn points_have_an_order_of_their_own() {
         let profile = build(json!({"plugins": {
+            "multiPoint": {"disabled": [{"name": "NodeUnschedulable"}]},
             "preEnqueue": {"enabled": [{"name": "DynamicResources"}]},
             "preFilter": {"disabled": [{"name": "*"}], "enabled": [{"name": "NodePorts"}, {"name": "NodeAffinity"}]},
             "filter": {
                 "disabled": [{"name": "NodeName"}],
-                "enabled": [{"name": "NodeName"}, {"name": "VolumeZone"}, {"name": "GangScheduling"}, {"name": "NodePorts"}],
+                "enabled": [{"name": "NodeName"}, {"name": "VolumeZone"}, {"name": "NodeUnschedulable"}, {"name": "NodePorts"}],
             },
         }}))
         .unwrap();
         let names: Vec<&str> = profile.plugins.iter().map(|w| w.plugin.name()).collect();
         // What is on everywhere comes first, in the order of the point; what is so there alone comes last.
-        assert_eq!(names[..4], ["VolumeZone", "NodePorts", "SchedulingGates", "NodeUnschedulable"]);
-        assert_eq!(names[names.len() - 2..], ["NodeName", "GangScheduling"]);
+        assert_eq!(names[..4], ["VolumeZone", "NodePorts", "SchedulingGates", "TaintToleration"]);
+        assert_eq!(names[names.len() - 2..], ["NodeName", "NodeUnschedulable"]);
         let turns = |name: &str| find(&profile, name).unwrap().turns;
         assert_eq!((turns("DynamicResources").gates, turns("SchedulingGates").gates), (0, 1));
         assert_eq!((turns("NodePorts").prepares, turns("NodeAffinity").prepares), (0, 1));
         let usual = build(json!({})).unwrap();
         let is_usual = |(at, w): (usize, &Weighted)| w.turns == Turns { gates: at, prepares: at };
         assert!(usual.plugins.iter().enumerate().all(is_usual));
+    }
+
+    #[test]
+    fn who_makes_room_first_is_a_matter_of_order() {
+        let first = |plugins: Value| build(json!({"plugins": plugins})).unwrap().makes_room_first;
+        let (room, claims) = (json!({"name": PREEMPTION}), json!({"name": DEVICES}));
+        assert!(!first(json!({})));
+        assert!(first(json!({"postFilter": {"enabled": [room, claims]}})));
+        assert!(first(json!({"postFilter": {"enabled": [room]}})), "what is named comes first");
+        assert!(!first(json!({"postFilter": {"disabled": [room], "enabled": [room]}})), "it comes last then");
+        assert!(first(json!({"multiPoint": {"disabled": [claims], "enabled": [claims]}})));
+        assert!(!first(json!({"multiPoint": {"enabled": [room, claims]}})), "they keep their places");
+        assert!(first(json!({"postFilter": {"disabled": [claims]}})), "nobody else is asked");
+        assert!(!first(json!({"postFilter": {"disabled": [room]}})), "it is not asked at all");
     }
 
     #[test]
@@ -416,7 +460,7 @@ mod tests {
             "disabled": [{"name": "NodeName"}], "enabled": [{"name": "NodeName"}]}}}));
         assert_eq!(anew.last().map(|(name, _)| *name), Some("NodeName"));
         let twice = json!({"plugins": {"filter": {"enabled": [{"name": "NodeName"}, {"name": "NodeName"}]}}});
-        assert_eq!(build(twice).unwrap_err(), "plugin \"NodeName\" already registered");
+        assert_eq!(build(twice).unwrap_err(), "plugin \"NodeName\" already registered as \"FilterPlugin\"");
     }
 
     #[test]
@@ -424,18 +468,40 @@ mod tests {
         let table = [
             (
                 json!({"plugins": {"filter": {"enabled": [{"name": "X"}]}}}),
-                "X does not exist in the registry",
+                "FilterPlugin \"X\" does not exist",
             ),
-            (json!({"pluginConfig": [{"name": "X", "args": {}}]}), "X does not exist in the registry"),
-            (json!({"plugins": {"bind": {"disabled": [{"name": "*"}]}}}), "DefaultBinder cannot be disabled"),
             (
-                json!({"pluginConfig": [{"name": "NodeName"}, {"name": "NodeName"}]}),
-                "repeated config for plugin NodeName",
+                json!({"plugins": {"multiPoint": {"enabled": [{"name": "X"}]}}}),
+                "PreFilterPlugin \"X\" does not exist",
+            ),
+            (
+                json!({"plugins": {"score": {"enabled": [{"name": "NodeName"}]}}}),
+                "plugin \"NodeName\" does not extend ScorePlugin plugin",
+            ),
+            (
+                json!({"plugins": {"bind": {"disabled": [{"name": "*"}]}}}),
+                "at least one bind plugin is needed for profile with scheduler name \"default-scheduler\"",
+            ),
+            (
+                json!({"plugins": {"multiPoint": {"disabled": [{"name": "PrioritySort"}]}}}),
+                "only one queue sort plugin required for profile with scheduler name \"default-scheduler\", but got 0",
+            ),
+            (
+                json!({"plugins": {"multiPoint": {"enabled": [{"name": "ImageLocality"}, {"name": "ImageLocality"}]}}}),
+                "plugin \"ImageLocality\" already registered as \"ScorePlugin\"",
             ),
         ];
         for (profile, expected) in table {
             assert_eq!(build(profile).unwrap_err(), expected);
         }
+        let elsewhere = json!({"pluginConfig": [{"name": "Elsewhere", "args": {"x": 1}}]});
+        assert!(build(elsewhere).is_ok(), "arguments of who is not here are nobody's");
+        let off = json!({"plugins": {"multiPoint": {"disabled": [{"name": "InterPodAffinity"}]}},
+            "pluginConfig": [{"name": "InterPodAffinity", "args": {"hardPodAffinityWeight": 101}}]});
+        assert!(
+            build(off).unwrap_err().contains("not in valid range [0, 100]"),
+            "it is checked all the same"
+        );
         let unknown = build(json!({"pluginConfig": [{"name": "NodeResourcesFit", "args": {"x": 1}}]}));
         assert!(unknown.unwrap_err().starts_with("initializing plugin \"NodeResourcesFit\": decoding args"));
         let other =

@@ -1,7 +1,7 @@
 //! Wiring: flags, the lease, informers, and the loop that owns model and queue.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -108,6 +108,8 @@ pub struct Config {
     view: View,
     /// What `/configz` shows.
     configz: serde_json::Value,
+    /// Where that is written to instead of running.
+    write_to: Option<PathBuf>,
 }
 
 /// Why the configuration is not usable.
@@ -142,6 +144,9 @@ pub enum RunError {
     /// The extenders.
     #[error("extenders")]
     Extenders(#[from] ConnectError),
+    /// The configuration cannot be written.
+    #[error(transparent)]
+    Write(#[from] component_base::config::ConfigError),
 }
 
 impl Daemon for Scheduler {
@@ -155,6 +160,12 @@ impl Daemon for Scheduler {
             "Picks a node for every pod.",
             [
                 Flag::new("config", Kind::String, "", "file of kind KubeSchedulerConfiguration"),
+                Flag::new(
+                    "write-config-to",
+                    Kind::String,
+                    "",
+                    "write the configuration in effect to this file, and end",
+                ),
                 Flag::new(
                     "scheduler-name",
                     Kind::String,
@@ -200,8 +211,11 @@ impl Daemon for Scheduler {
             features,
             view: view(values)?,
             configz: serde_json::Value::Null,
+            write_to: values.optional("write-config-to").filter(|path| !path.is_empty()).map(PathBuf::from),
         };
-        let file = match values.optional("config").filter(|path| !path.is_empty()) {
+        let path = values.optional("config").filter(|path| !path.is_empty());
+        let by_flags = path.is_none();
+        let file = match path {
             None => {
                 let file = KubeSchedulerConfiguration::of_profile(&name);
                 out.profiles.push(Profile::with_defaults(name, out.features));
@@ -210,7 +224,7 @@ impl Daemon for Scheduler {
             Some(path) => {
                 let file = KubeSchedulerConfiguration::load(Path::new(path))?;
                 let is_set = |flag: &str| values.is_set(flag);
-                file.client(&mut out.client, is_set);
+                out.client = file.client(out.client);
                 out.election = file.election(out.election, is_set)?;
                 out.back_off = file.back_off();
                 out.extenders = file.extenders().to_vec();
@@ -225,8 +239,9 @@ impl Daemon for Scheduler {
         let flags = configz::Flags {
             client: &out.client,
             election: out.election.as_ref(),
-            profiling: values.bool("profiling"),
-            contention_profiling: values.bool("contention-profiling"),
+            // Beside a file they count for nothing, as those of the client.
+            profiling: !by_flags || values.bool("profiling"),
+            contention_profiling: !by_flags || values.bool("contention-profiling"),
             features: out.features,
         };
         out.configz = configz::configuration(&file, flags);
@@ -236,6 +251,12 @@ impl Daemon for Scheduler {
     }
 
     async fn run(config: Config, tasks: Tasks) -> Result<(), RunError> {
+        if let Some(path) = &config.write_to {
+            component_base::config::save(&config.configz, path)?;
+            tracing::info!(file = %path.display(), "wrote configuration");
+            tasks.cancel();
+            return Ok(());
+        }
         metrics::show(config.view);
         features::show(config.features);
         version::show_compatibility();
@@ -424,6 +445,47 @@ mod tests {
     }
 
     #[test]
+    fn beside_a_file_only_flags_of_the_lease_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.yaml");
+        let body = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n\
+            clientConnection: {kubeconfig: /of/the/file}\nleaderElection: {leaseDuration: 1m}\nenableProfiling: false\n";
+        std::fs::write(&path, body).unwrap();
+        let file = format!("--config={}", path.display());
+        let flags = [
+            "--kubeconfig=/of/flags",
+            "--kube-api-qps=7",
+            "--kube-api-burst=8",
+            "--leader-elect-lease-duration=2m",
+            "--master=https://one",
+        ];
+        let both = configure(&[&[file.as_str()], &flags[..]].concat()).unwrap();
+        let client = &both.configz["clientConnection"];
+        assert_eq!(client["kubeconfig"], "/of/the/file");
+        assert_eq!((client["qps"].as_f64(), client["burst"].as_u64()), (Some(50.0), Some(100)));
+        assert_eq!(both.configz["leaderElection"]["leaseDuration"], "2m0s");
+        assert_eq!(both.configz["enableContentionProfiling"], false);
+        assert_eq!(both.client.master.as_deref(), Some("https://one"));
+        let alone = configure(&[&flags[..], &["--profiling=false"]].concat()).unwrap();
+        let client = &alone.configz["clientConnection"];
+        assert_eq!((client["kubeconfig"].as_str(), client["qps"].as_f64()), (Some("/of/flags"), Some(7.0)));
+        assert_eq!(alone.configz["enableProfiling"], false);
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, again) = (folder.path().join("one.yaml"), folder.path().join("two.yaml"));
+        let config = configure(&[&format!("--write-config-to={}", path.display())]).unwrap();
+        assert_eq!(config.write_to.as_deref(), Some(path.as_path()));
+        component_base::config::save(&config.configz, &path).unwrap();
+        let read = configure(&[&format!("--config={}", path.display())]).unwrap();
+        assert!(read.write_to.is_none());
+        component_base::config::save(&read.configz, &again).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), std::fs::read_to_string(&again).unwrap());
+    }
+
+    #[test]
     fn every_gate_of_the_daemon_can_be_switched() {
         assert_eq!(SWITCHES.not_switched(), []);
         let refused = configure(&["--logging-format=json", "--feature-gates=LoggingBetaOptions=false"]);
@@ -436,7 +498,7 @@ mod tests {
         let config =
             configure(&["--pod-max-in-unschedulable-pods-duration=1m", "--profiling=false"]).unwrap();
         assert_eq!(config.back_off.forgotten.as_secs(), 60);
-        for flag in ["--write-config-to=/x", "--emulated-version=kube=1.30", "--allow-metric-labels=x"] {
+        for flag in ["--emulated-version=kube=1.30", "--allow-metric-labels=x"] {
             let name = flag.split('=').next().unwrap();
             assert!(configure(&[flag]).unwrap_err().starts_with(&format!("{name}: Invalid value")), "{flag}");
         }

@@ -204,7 +204,7 @@ impl DynamicResourcesArgs {
         let least = Duration::from_secs(1);
         Some(parsed)
             .filter(|timeout| *timeout >= least)
-            .ok_or(ArgsError::Value(WHAT, "must be at least one second"))
+            .ok_or(ArgsError::Value(WHAT, "must be at least 1 second"))
     }
 }
 

@@ -39,6 +39,8 @@ pub fn configuration(file: &KubeSchedulerConfiguration, flags: Flags<'_>) -> Val
     let none = [ProfileConfiguration::default()];
     let profiles = if file.profiles.is_empty() { &none[..] } else { &file.profiles };
     let client = flags.client;
+    let profiling = file.enable_profiling.unwrap_or(flags.profiling);
+    let contention = file.enable_contention_profiling.unwrap_or(flags.contention_profiling && profiling);
     let mut out = json!({
         "kind": KIND,
         "apiVersion": API_VERSION,
@@ -51,8 +53,8 @@ pub fn configuration(file: &KubeSchedulerConfiguration, flags: Flags<'_>) -> Val
             "qps": client.qps,
             "burst": client.burst,
         },
-        "enableProfiling": file.enable_profiling.unwrap_or(flags.profiling),
-        "enableContentionProfiling": file.enable_contention_profiling.unwrap_or(flags.contention_profiling),
+        "enableProfiling": profiling,
+        "enableContentionProfiling": contention,
         "percentageOfNodesToScore": file.percentage_of_nodes_to_score.unwrap_or(0),
         "podInitialBackoffSeconds": file.initial_backoff(),
         "podMaxBackoffSeconds": file.max_backoff(),
@@ -102,7 +104,10 @@ fn whole(profile: &ProfileConfiguration, features: Gates) -> Value {
 
 /// The default plugins that are not switched off, then those that are switched on besides.
 fn merged(set: &PluginSet, features: Gates) -> PluginSet {
-    let default = |name: &str, weight| PluginSwitch { name: name.to_owned(), weight: Some(weight) };
+    let default = |name: &str, weight: i64| PluginSwitch {
+        name: name.to_owned(),
+        weight: Some(i32::try_from(weight).unwrap_or(i32::MAX)),
+    };
     let mut all = Vec::new();
     for plugin in REGISTRY.iter().filter(|plugin| plugin.is_default(features)) {
         all.push(default(plugin.name, plugin.weight));
@@ -127,7 +132,7 @@ fn merged(set: &PluginSet, features: Gates) -> PluginSet {
 
 /// All plugins that are on somewhere, in the order of their names.
 fn names(plugins: &Plugins, multi_point: &PluginSet) -> Vec<String> {
-    let own = crate::profile::sets(plugins).into_iter().chain([multi_point]);
+    let own = plugins.points().into_iter().map(|(_, set)| set).chain([multi_point]);
     let mut out: Vec<String> = own.flat_map(|set| &set.enabled).map(|plugin| plugin.name.clone()).collect();
     out.sort();
     out.dedup();

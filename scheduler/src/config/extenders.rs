@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 use component_base::{goduration, selector::label_key_errors};
 use serde::{Deserialize, Serialize};
 
-use super::FileError;
+use super::{FileError, invalid};
 
 /// How long an extender may take where nothing is said.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -95,11 +95,8 @@ impl ExtenderConfiguration {
     /// When that is not a duration.
     pub fn timeout(&self) -> Result<Duration, FileError> {
         let Some(text) = &self.http_timeout else { return Ok(TIMEOUT) };
-        let parsed = goduration::parse(text).map_err(|_| FileError::Value {
-            field: "extenders.httpTimeout",
-            value: text.clone(),
-            why: "must be a duration",
-        })?;
+        let wrong = |_| FileError::Fields(vec![invalid("extenders.httpTimeout", text, "must be a duration")]);
+        let parsed = goduration::parse(text).map_err(wrong)?;
         Ok(if parsed.is_zero() { TIMEOUT } else { parsed })
     }
 }
@@ -111,36 +108,34 @@ pub(super) fn ignored(all: &[ExtenderConfiguration]) -> Vec<&str> {
 }
 
 /// Checks what each says, and that they do not contradict each other.
-pub(super) fn check(all: &[ExtenderConfiguration]) -> Result<(), FileError> {
+pub(super) fn check(all: &[ExtenderConfiguration], wrong: &mut Vec<String>) {
     let mut managed = BTreeSet::new();
     for (at, extender) in all.iter().enumerate() {
-        let refuse = |field: String, value: String, why| {
-            Err(FileError::Extender { field: format!("extenders[{at}].{field}"), value, why })
-        };
+        let path = format!("extenders[{at}]");
         if !extender.prioritize_verb.is_empty() && extender.weight <= 0 {
             let why = "must have a positive weight applied to it";
-            return refuse("weight".into(), extender.weight.to_string(), why);
+            wrong.push(invalid(&format!("{path}.weight"), extender.weight, why));
         }
-        extender.timeout()?;
+        if let Err(FileError::Fields(why)) = extender.timeout() {
+            wrong.extend(why);
+        }
         for (number, resource) in extender.managed_resources.iter().enumerate() {
-            let (field, name) = (format!("managedResources[{number}].name"), resource.name.clone());
-            if !is_extended(&name) {
-                return refuse(field, name, "is an invalid extended resource name");
+            let (field, name) = (format!("{path}.managedResources[{number}].name"), &resource.name);
+            let unusual = label_key_errors(name);
+            if unusual.is_empty() && !is_extended(name) {
+                wrong.push(invalid(&field, name, "is an invalid extended resource name"));
             }
+            wrong.extend(unusual.iter().map(|why| invalid(&field, name, why)));
             if !managed.insert(resource.name.as_str()) {
-                return refuse(field, name, "duplicate extender managed resource name");
+                wrong.push(invalid(&field, name, "duplicate extender managed resource name"));
             }
         }
     }
     let binders = all.iter().filter(|extender| !extender.bind_verb.is_empty()).count();
     if binders > 1 {
-        return Err(FileError::Extender {
-            field: "extenders".into(),
-            value: format!("found {binders} extenders implementing bind"),
-            why: "only one extender can implement bind",
-        });
+        let found = format!("found {binders} extenders implementing bind");
+        wrong.push(invalid("extenders", found, "only one extender can implement bind"));
     }
-    Ok(())
 }
 
 /// Whether a resource's name is of a domain that is not Kubernetes' own.

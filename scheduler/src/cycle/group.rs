@@ -309,11 +309,10 @@ impl Cycle {
             true => self.nominations.remove(&pod.uid),
             false => self.nominations.add(&node, pod.clone()),
         }
-        if self.said.get(&pod.uid) != Some(&message) || pod.nominated_node != node {
-            self.said.insert(pod.uid.clone(), message.clone());
+        let now = self.now();
+        if self.said.is_due(&pod.uid, &message, now) || pod.nominated_node != node {
             self.actor.unschedulable(pod, "Unschedulable", message, Some(node));
         }
-        let now = self.now();
         self.queue.failed(&pod.uid, Vec::new(), now);
     }
 }

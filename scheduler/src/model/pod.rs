@@ -421,14 +421,6 @@ impl PodInfo {
         names.map(|name| ObjectKey::new(self.namespace.as_str(), name))
     }
 
-    /// Whether the pod has any pod affinity or anti-affinity.
-    pub fn has_affinity(&self) -> bool {
-        !(self.affinity.is_empty()
-            && self.anti_affinity.is_empty()
-            && self.prefer.is_empty()
-            && self.avoid.is_empty())
-    }
-
     /// Whether node selector and required node affinity accept a node.
     pub fn accepts_node(&self, name: &str, labels: &Labels) -> bool {
         self.node_selector.iter().all(|(k, v)| labels.get(k) == Some(v))

@@ -52,17 +52,27 @@ impl Preemption {
     /// The same, where something was said before.
     #[must_use]
     pub fn after(self, said: &str) -> Self {
-        let join = |why: String| match (said, why.as_str()) {
-            ("", _) => why,
-            (_, "") => said.to_owned(),
-            _ => format!("{said}, {why}"),
-        };
+        self.with(|why| joined(said, why))
+    }
+
+    /// The same, where something is said afterwards.
+    #[must_use]
+    pub fn before(self, said: &str) -> Self {
+        self.with(|why| joined(why, said))
+    }
+
+    fn with(self, more: impl FnOnce(&str) -> String) -> Self {
         match self {
-            Self::Helpless(why) => Self::Helpless(join(why)),
-            Self::Hopeless(why) => Self::Hopeless(join(why)),
+            Self::Helpless(why) => Self::Helpless(more(&why)),
+            Self::Hopeless(why) => Self::Hopeless(more(&why)),
             evict @ Self::Evict { .. } => evict,
         }
     }
+}
+
+fn joined(first: &str, second: &str) -> String {
+    let said = [first, second].into_iter().filter(|text| !text.is_empty());
+    said.collect::<Vec<_>>().join(", ")
 }
 
 /// What making room goes by.

@@ -666,6 +666,10 @@ fn what_was_let_go_of_joins_the_message() {
     };
     assert_eq!(joined(nothing, "preemption: none"), "no new claims to deallocate, preemption: none");
     assert_eq!((joined(nothing, ""), joined("", "none")), (nothing.to_owned(), "none".to_owned()));
+    match Preemption::Hopeless("preemption: none".to_owned()).before(nothing) {
+        Preemption::Hopeless(note) => assert_eq!(note, "preemption: none, no new claims to deallocate"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
