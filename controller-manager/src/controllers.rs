@@ -189,6 +189,7 @@ pub const ALL: &[Controller] = &[
 const ALIASES: &[(&str, &str)] = &[
     ("attachdetach", "persistentvolume-attach-detach-controller"),
     ("bootstrapsigner", "bootstrap-signer-controller"),
+    ("cloud-node-lifecycle", "cloud-node-lifecycle-controller"),
     ("clusterrole-aggregation", "clusterrole-aggregation-controller"),
     ("cronjob", "cronjob-controller"),
     ("csrapproving", "certificatesigningrequest-approving-controller"),
@@ -217,6 +218,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("replicationcontroller", "replicationcontroller-controller"),
     ("resourcequota", "resourcequota-controller"),
     ("root-ca-cert-publisher", "root-ca-certificate-publisher-controller"),
+    ("route", "node-route-controller"),
+    ("service", "service-lb-controller"),
     ("service-ca-cert-publisher", "service-ca-certificate-publisher-controller"),
     ("serviceaccount", "serviceaccount-controller"),
     ("serviceaccount-token", "serviceaccount-token-controller"),
@@ -308,10 +311,14 @@ pub(crate) fn pods_by_node(ctx: &Context) -> Informer<Pod> {
     pods
 }
 
+/// Upstream's controllers that are the cloud's manager's here: they may be named, and do nothing.
+const OF_CLOUDS: &[&str] =
+    &["cloud-node-lifecycle-controller", "node-route-controller", "service-lb-controller"];
+
 /// Whether an entry of `--controllers` is a good one: all of them, or one to switch on or off.
 pub fn is_known(entry: &str) -> bool {
     let name = canonical(entry.strip_prefix('-').unwrap_or(entry));
-    entry == "*" || ALL.iter().any(|c| c.name == name)
+    entry == "*" || ALL.iter().any(|c| c.name == name) || OF_CLOUDS.contains(&name)
 }
 
 /// The controllers that run with a selection and these gates.
@@ -320,15 +327,14 @@ pub fn chosen(selection: &[String], gates: Gates) -> impl Iterator<Item = &'stat
     ALL.iter().filter(is_there).filter(|c| is_enabled(c.name, selection))
 }
 
-/// Whether `--controllers` switches a controller on: named, or not excluded where `*` is. What is off by
-/// default must be named.
+/// Whether `--controllers` switches a controller on. The first entry that names it decides; where none does, `*` means all
+/// but those that are off by default.
 pub fn is_enabled(name: &str, selection: &[String]) -> bool {
-    if selection.iter().any(|s| canonical(s) == name) {
-        return true;
-    }
-    !selection.iter().any(|s| s.strip_prefix('-').map(canonical) == Some(name))
-        && !OFF_BY_DEFAULT.contains(&name)
-        && selection.iter().any(|s| s == "*")
+    let said = selection.iter().find_map(|entry| match entry.strip_prefix('-') {
+        Some(off) => (canonical(off) == name).then_some(false),
+        None => (canonical(entry) == name).then_some(true),
+    });
+    said.unwrap_or_else(|| !OFF_BY_DEFAULT.contains(&name) && selection.iter().any(|entry| entry == "*"))
 }
 
 #[cfg(test)]
@@ -362,7 +368,8 @@ mod tests {
             assert!(is_known(entry), "{entry}");
         }
         assert!(!is_known("nothing") && !is_known("-nothing") && !is_known("-*"));
-        assert!(ALIASES.iter().all(|(_, name)| ALL.iter().any(|c| c.name == *name)));
+        assert!(ALIASES.iter().all(|(alias, name)| is_known(name) && is_known(alias)));
+        assert!(OF_CLOUDS.iter().all(|name| ALL.iter().all(|c| c.name != *name)));
     }
 
     #[test]
@@ -372,6 +379,7 @@ mod tests {
         assert!(!is_enabled("a", &of("*,-a")));
         assert!(is_enabled("a", &of("a")));
         assert!(!is_enabled("b", &of("a")));
+        assert!(is_enabled("a", &of("a,-a")) && !is_enabled("a", &of("-a,*,a")), "the first entry decides");
         assert!(!is_enabled("pod-garbage-collector-controller", &of("*,-podgc")));
         assert!(is_enabled("pod-garbage-collector-controller", &of("podgc")));
         assert!(!is_enabled("token-cleaner-controller", &of("*")));

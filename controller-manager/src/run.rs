@@ -23,12 +23,15 @@ use crate::{
     configz,
     controllers::{self, Context},
     identity::Identities,
-    settings::{self, Settings, SettingsError},
+    settings::{self, RangesError, Settings, SettingsError},
 };
 
 /// Controllers whose requests are many and short: they may send twenty times as many as others, and a hundred times as
 /// many at once, as upstream's may.
 const HURRIED: &[&str] = &["namespace-controller", "storage-version-migrator-controller"];
+
+/// The controller that gives nodes their ranges.
+const RANGES: &str = "node-ipam-controller";
 
 /// The daemon.
 #[derive(Debug)]
@@ -64,8 +67,11 @@ pub enum ConfigError {
     #[error(transparent)]
     Logging(#[from] LoggingError),
     /// No such controller.
-    #[error("--controllers: {0:?} is no controller; there are {1}")]
+    #[error("{0:?} is not in the list of known controllers: {1}")]
     Controller(String, String),
+    /// Ranges that nodes cannot be given.
+    #[error(transparent)]
+    Ranges(#[from] RangesError),
 }
 
 impl Daemon for ControllerManager {
@@ -109,6 +115,9 @@ impl Daemon for ControllerManager {
             return Err(ConfigError::Controller(name.to_owned(), known));
         }
         let settings = Settings::from_values(values)?;
+        if values.bool("allocate-node-cidrs") && controllers::is_enabled(RANGES, &selection) {
+            settings.check_ranges()?;
+        }
         group::check_logging(values, settings.gates)?;
         let coordinated = settings.gates.has(Gate::CoordinatedLeaderElection);
         let mut election = group::leader_election_options(values);
@@ -194,5 +203,61 @@ impl Daemon for ControllerManager {
             group.drain().cancelled().await;
         };
         daemon::lead(config.election, &config.client, &tasks, lead).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use component_base::flags::Parsed;
+
+    use super::*;
+
+    fn configure(flags: &[&str]) -> Result<Config, String> {
+        let given = flags.iter().map(|flag| (*flag).to_owned());
+        match ControllerManager::flags().parse(given).map_err(|e| e.to_string())? {
+            Parsed::Run(values) => ControllerManager::configure(&values).map_err(|e| e.to_string()),
+            Parsed::Print(text) => Err(text),
+        }
+    }
+
+    #[test]
+    fn controllers_are_named_as_upstream_names_them() {
+        for named in
+            ["*,-cloud-node-lifecycle-controller", "*,bootstrapsigner,tokencleaner", "-nodeipam,*", "route"]
+        {
+            assert_eq!(configure(&[&format!("--controllers={named}")]).err(), None, "{named}");
+        }
+        let refused = configure(&["--controllers=*,-none-such"]).unwrap_err();
+        assert!(refused.starts_with("\"none-such\" is not in the list of known controllers"), "{refused}");
+    }
+
+    #[test]
+    fn ranges_that_nodes_cannot_be_given_are_refused_at_once() {
+        let with = |flags: &[&str]| configure(&[&["--allocate-node-cidrs"], flags].concat()).err();
+        assert_eq!(with(&["--cluster-cidr=10.4.0.0/16,fd00::/48"]), None);
+        for (flags, expected) in [
+            (vec![], "invalid CIDR address: "),
+            (
+                vec!["--cluster-cidr=10.4.0.0/16,10.5.0.0/16"],
+                "len of ClusterCIDRs==2 and they are not configured as dual stack (at least one from each IPFamily",
+            ),
+            (
+                vec!["--cluster-cidr=10.4.0.0/16,fd00::/48,10.5.0.0/16"],
+                "length of clusterCIDRs is:3 more than max allowed of 2",
+            ),
+            (
+                vec!["--cluster-cidr=10.4.0.0/16", "--service-cluster-ip-range=10.96.0.0/12,10.97.0.0/16"],
+                "serviceCIDR and secondaryServiceCIDR are not dualstack (from different IPfamiles)",
+            ),
+            (
+                vec!["--cluster-cidr=10.4.0.0/25"],
+                "Controller: Invalid clusterCIDR, mask size of clusterCIDR must be less than or equal to \
+                 --node-cidr-mask-size configured for CIDR family: 10.4.0.0/25",
+            ),
+        ] {
+            assert_eq!(with(&flags).as_deref(), Some(expected), "{flags:?}");
+            let elsewhere = with(&[&flags[..], &["--controllers=*,-node-ipam-controller"]].concat());
+            assert_eq!(elsewhere, None, "nobody gives them out: {flags:?}");
+        }
     }
 }

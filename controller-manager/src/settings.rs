@@ -219,17 +219,30 @@ pub enum SettingsError {
     #[error("--{0} {1}")]
     Masks(&'static str, &'static str),
     /// A number of workers is none.
-    #[error("--{0} must be greater than 0, but got {1}")]
+    #[error("{0} must be greater than 0, but got {1}")]
     Concurrency(&'static str, i64),
-    /// A slice's size is out of bounds.
-    #[error("--{0} must be between 1 and 1000, but got {1}")]
-    SliceSize(&'static str, i64),
+    /// A number is too small.
+    #[error("{0} must not be less than 1, but got {1}")]
+    Few(&'static str, i64),
+    /// A number is too large.
+    #[error("{0} must not be more than {1}, but got {2}")]
+    Many(&'static str, i64, i64),
+    /// There are more ranges of services than families of addresses.
+    #[error("--service-cluster-ip-range can not contain more than two entries")]
+    Services,
     /// The period of the attachments is too short.
-    #[error("--attach-detach-reconcile-sync-period must be greater than one second, but got {0:?}")]
-    AttachPeriod(Duration),
+    #[error(
+        "duration time must be greater than one second as set via command line option reconcile-sync-loop-period"
+    )]
+    AttachPeriod,
     /// Half of a pair of files.
-    #[error("--{0} and its other half must be given together")]
-    Pair(&'static str),
+    #[error("\"cluster-signing{0}\": cannot specify {1}")]
+    Pair(String, &'static str),
+    /// Files for all signers beside files for some.
+    #[error(
+        "cannot specify --cluster-signing-{{cert,key}}-file and other --cluster-signing-*-file flags at the same time"
+    )]
+    Signers,
     /// The CA bundle cannot be read.
     #[error("cannot read {path:?}")]
     Read {
@@ -254,6 +267,31 @@ pub enum SettingsError {
         /// The file.
         path: PathBuf,
     },
+}
+
+/// Why nodes cannot be given ranges.
+#[derive(Debug, thiserror::Error)]
+pub enum RangesError {
+    /// There is none.
+    #[error("invalid CIDR address: ")]
+    None,
+    /// There are several of one family.
+    #[error(
+        "len of ClusterCIDRs=={0} and they are not configured as dual stack (at least one from each IPFamily"
+    )]
+    Family(usize),
+    /// There are too many.
+    #[error("length of clusterCIDRs is:{0} more than max allowed of 2")]
+    Many(usize),
+    /// Services have several of one family.
+    #[error("serviceCIDR and secondaryServiceCIDR are not dualstack (from different IPfamiles)")]
+    Services,
+    /// A node's is larger than the whole.
+    #[error(
+        "Controller: Invalid clusterCIDR, mask size of clusterCIDR must be less than or equal to \
+         --node-cidr-mask-size configured for CIDR family: {0}"
+    )]
+    Mask(IpNet),
 }
 
 /// Flags of certificate and key by signer.
@@ -478,7 +516,7 @@ impl Settings {
         let gates = SWITCHES.read(values)?;
         let mut out = Settings {
             gates,
-            service_cidrs: ranges(values, "service-cluster-ip-range")?,
+            service_cidrs: services(values)?,
             binder_period: at_least_a_second(values, "pvclaimbinder-sync-period")?,
             provision: values.bool("enable-dynamic-provisioning"),
             host_paths: values.bool("enable-hostpath-provisioner"),
@@ -534,8 +572,41 @@ impl Settings {
     }
 }
 
+/// Whether there are ranges of both families.
+fn are_both(ranges: &[IpNet]) -> bool {
+    let is_v4 = |range: &IpNet| matches!(range, IpNet::V4(_));
+    ranges.iter().any(is_v4) && !ranges.iter().all(is_v4)
+}
+
+impl Settings {
+    /// Refuses ranges that nodes cannot be given.
+    ///
+    /// # Errors
+    /// When they are none, too many, of one family, or smaller than what a node gets.
+    pub fn check_ranges(&self) -> Result<(), RangesError> {
+        let (ranges, services) = (&self.cluster_cidrs, &self.service_cidrs);
+        match ranges.len() {
+            0 => return Err(RangesError::None),
+            count if count > 1 && !are_both(ranges) => return Err(RangesError::Family(count)),
+            count if count > 2 => return Err(RangesError::Many(count)),
+            _ => {}
+        }
+        if services.len() > 1 && !are_both(services) {
+            return Err(RangesError::Services);
+        }
+        let mask = |range: &IpNet| if range.addr().is_ipv4() { self.node_mask_v4 } else { self.node_mask_v6 };
+        match ranges.iter().find(|range| range.prefix_len() > mask(range)) {
+            Some(range) => Err(RangesError::Mask(*range)),
+            None => Ok(()),
+        }
+    }
+}
+
 fn ranges(values: &Values, flag: &'static str) -> Result<Vec<IpNet>, SettingsError> {
-    let parse = |text: &str| text.parse().map_err(|_| SettingsError::Range(flag, text.to_owned()));
+    let parse = |text: &str| {
+        let parsed = text.parse().map_err(|_| SettingsError::Range(flag, text.to_owned()));
+        parsed.map(|range: IpNet| range.trunc())
+    };
     values.string(flag).split(',').map(str::trim).filter(|text| !text.is_empty()).map(parse).collect()
 }
 
@@ -551,7 +622,7 @@ fn file(values: &Values, flag: &str) -> Option<PathBuf> {
 fn attach(values: &Values) -> Result<AttachSettings, SettingsError> {
     let period = values.duration("attach-detach-reconcile-sync-period");
     if period < Duration::from_secs(1) {
-        return Err(SettingsError::AttachPeriod(period));
+        return Err(SettingsError::AttachPeriod);
     }
     Ok(AttachSettings {
         sync: (!values.bool("disable-attach-detach-reconcile-sync")).then_some(period),
@@ -564,15 +635,37 @@ fn count(values: &Values, flag: &str) -> usize {
     usize::try_from(values.int(flag)).unwrap_or(0)
 }
 
+/// A number that is at least one.
+fn within(values: &Values, flag: &'static str, most: i64) -> Result<usize, SettingsError> {
+    match values.int(flag) {
+        few if few < 1 => Err(SettingsError::Few(flag, few)),
+        many if many > most => Err(SettingsError::Many(flag, most, many)),
+        value => Ok(usize::try_from(value).unwrap_or(usize::MAX)),
+    }
+}
+
 /// A number of endpoints that the API lets a slice hold.
 fn slice_size(values: &Values, flag: &'static str) -> Result<usize, SettingsError> {
-    let value = values.int(flag);
-    let size = usize::try_from(value).ok().filter(|v| (1..=1000).contains(v));
-    size.ok_or(SettingsError::SliceSize(flag, value))
+    within(values, flag, 1000)
 }
+
+fn services(values: &Values) -> Result<Vec<IpNet>, SettingsError> {
+    const FLAG: &str = "service-cluster-ip-range";
+    if values.string(FLAG).split(',').count() > 2 {
+        return Err(SettingsError::Services);
+    }
+    ranges(values, FLAG)
+}
+
+/// Flags of workers of which there may not be any number.
+const BOUNDED: &[&str] =
+    &["concurrent-service-endpoint-syncs", "mirroring-concurrent-service-endpoint-syncs"];
 
 fn concurrency(values: &Values) -> Result<BTreeMap<&'static str, usize>, SettingsError> {
     let read = |(flag, _): &(&'static str, &str)| {
+        if BOUNDED.contains(flag) {
+            return Ok((*flag, within(values, flag, 50)?));
+        }
         let value = values.int(flag);
         let workers = usize::try_from(value).ok().filter(|v| *v > 0);
         Ok((*flag, workers.ok_or(SettingsError::Concurrency(flag, value))?))
@@ -580,14 +673,27 @@ fn concurrency(values: &Values) -> Result<BTreeMap<&'static str, usize>, Setting
     CONCURRENCY.iter().map(read).collect()
 }
 
+/// The files of signers: one pair for all, or pairs for some. Half a pair for all signs nothing.
 fn signing_pairs(values: &Values) -> Result<BTreeMap<&'static str, (PathBuf, PathBuf)>, SettingsError> {
     let mut out = BTreeMap::new();
-    for (signer, cert, key) in SIGNERS {
+    let mut own = false;
+    for (signer, cert, key) in SIGNERS.iter().filter(|(signer, ..)| !signer.is_empty()) {
+        let half = |which| SettingsError::Pair(format!("-{signer}"), which);
         match (file(values, cert), file(values, key)) {
             (Some(cert), Some(key)) => drop(out.insert(*signer, (cert, key))),
-            (None, None) => {}
-            _ => return Err(SettingsError::Pair(cert)),
+            (None, None) => continue,
+            (None, Some(_)) => return Err(half("key without cert")),
+            (Some(_), None) => return Err(half("cert without key")),
         }
+        own = true;
+    }
+    let (_, cert, key) = SIGNERS[0];
+    let all = (file(values, cert), file(values, key));
+    if own && (all.0.is_some() || all.1.is_some()) {
+        return Err(SettingsError::Signers);
+    }
+    if let (Some(cert), Some(key)) = all {
+        out.insert("", (cert, key));
     }
     Ok(out)
 }
@@ -731,6 +837,63 @@ mod tests {
         ] {
             assert_eq!(masks(ranges, &flags), expected.map_err(str::to_owned), "{ranges} {flags:?}");
         }
+    }
+
+    #[test]
+    fn numbers_and_files_out_of_bounds_are_told_in_upstreams_words() {
+        const BOTH: &str = "cannot specify --cluster-signing-{cert,key}-file and other --cluster-signing-*-file \
+                            flags at the same time";
+        const PERIOD: &str = "duration time must be greater than one second as set via command line option \
+                              reconcile-sync-loop-period";
+        for (flags, expected) in [
+            (vec!["--concurrent-job-syncs=0"], "concurrent-job-syncs must be greater than 0, but got 0"),
+            (
+                vec!["--concurrent-service-endpoint-syncs=0"],
+                "concurrent-service-endpoint-syncs must not be less than 1, but got 0",
+            ),
+            (
+                vec!["--mirroring-concurrent-service-endpoint-syncs=51"],
+                "mirroring-concurrent-service-endpoint-syncs must not be more than 50, but got 51",
+            ),
+            (
+                vec!["--max-endpoints-per-slice=1001"],
+                "max-endpoints-per-slice must not be more than 1000, but got 1001",
+            ),
+            (
+                vec!["--mirroring-max-endpoints-per-subset=0"],
+                "mirroring-max-endpoints-per-subset must not be less than 1, but got 0",
+            ),
+            (
+                vec!["--service-cluster-ip-range=10.0.0.0/16,fd00::/108,10.1.0.0/16"],
+                "--service-cluster-ip-range can not contain more than two entries",
+            ),
+            (vec!["--attach-detach-reconcile-sync-period=999ms"], PERIOD),
+            (
+                vec!["--cluster-signing-kubelet-serving-key-file=k"],
+                "\"cluster-signing-kubelet-serving\": cannot specify key without cert",
+            ),
+            (
+                vec!["--cluster-signing-legacy-unknown-cert-file=c"],
+                "\"cluster-signing-legacy-unknown\": cannot specify cert without key",
+            ),
+            (
+                vec![
+                    "--cluster-signing-cert-file=all",
+                    "--cluster-signing-kubelet-client-cert-file=c",
+                    "--cluster-signing-kubelet-client-key-file=k",
+                ],
+                BOTH,
+            ),
+        ] {
+            assert_eq!(read(&flags).unwrap_err(), expected, "{flags:?}");
+        }
+        let pairs = |flags: &[&str]| read(flags).unwrap().signing.pairs;
+        assert!(
+            pairs(&["--cluster-signing-cert-file=c"]).is_empty(),
+            "half of the pair for all signs nothing"
+        );
+        assert_eq!(pairs(&["--cluster-signing-cert-file=c", "--cluster-signing-key-file=k"]).len(), 1);
+        assert!(read(&["--concurrent-service-endpoint-syncs=50", "--max-endpoints-per-slice=1000"]).is_ok());
     }
 
     #[test]

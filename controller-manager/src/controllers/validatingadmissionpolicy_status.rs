@@ -67,17 +67,18 @@ async fn reconcile(
         .map(|(field, warning)| json!({"fieldRef": field, "warning": warning}))
         .collect();
     let name = policy.metadata.name.as_deref().unwrap_or_default();
+    let checked = if warnings.is_empty() { json!({}) } else { json!({"expressionWarnings": warnings}) };
     let status = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
         "metadata": {"name": name},
         "status": {
             "observedGeneration": policy.metadata.generation,
-            "typeChecking": {"expressionWarnings": warnings},
+            "typeChecking": checked,
         },
     });
     let api: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
-    let writer = PatchParams::apply("validatingadmissionpolicy-status-controller").force();
+    let writer = PatchParams::apply(NAME).force();
     match api.patch_status(name, &writer, &Patch::Apply(&status)).await {
         Err(e) if !client::is_not_found(&e) => Err(e),
         _ => Ok(Outcome::Done),
@@ -97,7 +98,7 @@ impl Served<'_> {
     /// The types a policy is to be checked against. What the server does not know is left out.
     async fn types(&mut self, policy: &ValidatingAdmissionPolicy) -> Result<Types, kube::Error> {
         let mut kinds = Vec::new();
-        for rule in check::rules(policy) {
+        'rules: for rule in check::rules(policy) {
             let mut count = 0;
             for (group, version, plural) in rule {
                 let found = self.resources(&group, &version).await?.iter().find(|(name, _)| *name == plural);
@@ -107,8 +108,9 @@ impl Served<'_> {
                 if !kinds.contains(&kind) {
                     kinds.push(kind);
                 }
+                // One rule that names so many is enough: later ones are not looked at.
                 if count == check::MAX_TYPES {
-                    break;
+                    break 'rules;
                 }
             }
         }
