@@ -402,9 +402,10 @@ impl Filters<'_> {
             self.restricted.as_ref().map(|(_, names)| names.iter().filter_map(|n| cluster.position(n).ok()));
         let named: Option<Vec<usize>> = named.map(Iterator::collect);
         let count = named.as_ref().map_or(all.len(), Vec::len);
+        let turns = cluster.turns();
         let turn = |i: usize| match &named {
             Some(positions) => positions[i],
-            None => (i + options.start) % all.len(),
+            None => turns[(i + options.start) % turns.len()],
         };
         for at in nominee.into_iter().chain((0..count).map(turn)) {
             found.evaluated += 1;

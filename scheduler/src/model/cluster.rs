@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, OnceLock},
 };
 
 use component_base::meta::ObjectKey;
@@ -44,6 +44,8 @@ pub struct Cluster {
     changes: u64,
     /// Counts nodes that came or went: each shifts the places of others.
     layout: u64,
+    /// The order in which nodes are looked at, made when it is asked for.
+    turns: OnceLock<Vec<usize>>,
     /// Slots of nodes that are gone, for those that come.
     free_slots: Vec<usize>,
     /// Pods whose node is not known (yet, or no more), by node name.
@@ -84,6 +86,30 @@ impl PlacedTerms {
     }
 }
 
+/// The region and the zone of a node, by the names of old where it has those.
+fn zone(node: &NodeInfo) -> (Option<&str>, Option<&str>) {
+    let of = |names: [&str; 2]| names.into_iter().find_map(|name| node.labels.get(name)).map(String::as_str);
+    (
+        of(["failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"]),
+        of(["failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"]),
+    )
+}
+
+fn in_turns(nodes: &[Arc<NodeInfo>]) -> Vec<usize> {
+    let mut zones: Vec<Vec<usize>> = Vec::new();
+    let mut known = HashMap::new();
+    for (at, node) in nodes.iter().enumerate() {
+        let number = *known.entry(zone(node)).or_insert_with(|| {
+            zones.push(Vec::new());
+            zones.len() - 1
+        });
+        zones[number].push(at);
+    }
+    let longest = zones.iter().map(Vec::len).max().unwrap_or(0);
+    let round = |turn: usize| zones.iter().filter_map(move |zone| zone.get(turn)).copied();
+    (0..longest).flat_map(round).collect()
+}
+
 impl Cluster {
     /// Nodes in name order.
     pub fn nodes(&self) -> &[Arc<NodeInfo>] {
@@ -98,6 +124,12 @@ impl Cluster {
     /// Changes whenever nodes come or go, that is, when the order of nodes is another one.
     pub fn layout(&self) -> u64 {
         self.layout
+    }
+
+    /// Where the nodes stand in the order in which they are looked at: one of each zone, then the next of each, so that a
+    /// few of many are of all zones.
+    pub fn turns(&self) -> &[usize] {
+        self.turns.get_or_init(|| in_turns(&self.nodes))
     }
 
     /// One node.
@@ -180,6 +212,9 @@ impl Cluster {
                 if old.labels != node.labels || old.taints != node.taints {
                     self.tallies.clear();
                 }
+                if zone(&old) != zone(&node) {
+                    self.turns.take();
+                }
                 self.nodes[at] = Arc::new(node);
                 self.changed[at] = self.changes;
             }
@@ -190,6 +225,7 @@ impl Cluster {
                 self.count_images(&node, 1);
                 node.pods.iter().for_each(|pod| self.terms.count(pod, &node, 1));
                 self.tallies.clear();
+                self.turns.take();
                 self.layout += 1;
                 self.nodes.insert(at, Arc::new(node));
                 self.changed.insert(at, self.changes);
@@ -203,6 +239,7 @@ impl Cluster {
         let node = self.nodes.remove(at);
         self.free_slots.push(node.slot);
         self.changed.remove(at);
+        self.turns.take();
         self.layout += 1;
         self.tallies.clear();
         self.count_images(&node, -1);
@@ -304,6 +341,7 @@ impl Cluster {
             out.orphans.insert(node.name.clone(), node.pods.clone());
         }
         out.layout += 1;
+        out.turns.take();
         out.tallies.clear();
         out
     }

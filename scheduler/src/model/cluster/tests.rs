@@ -140,3 +140,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nodes_of_all_zones_are_looked_at_in_turns() {
+    let mut cluster = Cluster::default();
+    let labelled = |name: &str, labels: serde_json::Value| {
+        node(name, "unused", json!({"metadata": {"name": name, "labels": labels}}))
+    };
+    let in_zone = |name: &str, zone: &str| labelled(name, json!({ZONE: zone}));
+    for (name, zone) in [("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b"), ("c1", "c"), ("c2", "c")] {
+        cluster.set_node(in_zone(name, zone));
+    }
+    let order = |cluster: &Cluster| -> Vec<String> {
+        cluster.turns().iter().map(|at| cluster.nodes()[*at].name.to_string()).collect()
+    };
+    assert_eq!(order(&cluster), ["a1", "b1", "c1", "a2", "c2", "a3"]);
+    cluster.remove_node("b1");
+    assert_eq!(order(&cluster), ["a1", "c1", "a2", "c2", "a3"]);
+    cluster.set_node(in_zone("a2", "c"));
+    assert_eq!(order(&cluster), ["a1", "a2", "a3", "c1", "c2"], "it has moved to another zone");
+    cluster.set_node(labelled("d", json!({ZONE: "a", "topology.kubernetes.io/region": "far"})));
+    cluster.set_node(labelled("e", json!({"failure-domain.beta.kubernetes.io/zone": "a"})));
+    assert_eq!(
+        order(&cluster),
+        ["a1", "a2", "d", "a3", "c1", "e", "c2"],
+        "zones of regions, and by old names"
+    );
+    let few = cluster.within(|node| node.name.starts_with('c'));
+    assert_eq!(order(&few), ["c1", "c2"]);
+    assert!(order(&Cluster::default()).is_empty());
+}
