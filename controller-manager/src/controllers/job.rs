@@ -139,7 +139,7 @@ impl Controller {
             let unchanged = pod.metadata.resource_version.clone();
             return self.untrack_as(&pod, unchanged).await.map(|()| Outcome::Done);
         };
-        if owner.kind != "Job" {
+        if owner.kind != "Job" || owner.api_version != "batch/v1" {
             return Ok(Outcome::Done);
         }
         let cached = self.jobs.store().get(&ObjectKey::new(key.namespace.clone(), owner.name.as_str()));

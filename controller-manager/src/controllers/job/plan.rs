@@ -169,6 +169,7 @@ impl<'j> View<'j> {
             return plan;
         }
         let suspended = self.spec.suspend == Some(true);
+        let told = plan.status.conditions.clone();
         self.clock(&mut plan.status, suspended);
         let tally = self.tally(&mut plan, pods);
         let under_way = condition(Some(&plan.status), "FailureTarget")
@@ -183,7 +184,11 @@ impl<'j> View<'j> {
             None => self.end(&tally, &plan.status),
         };
         match end {
-            Some(end) => self.finish(&mut plan, &tally, &end),
+            Some(end) => {
+                // Who ends is neither suspended nor resumed any more.
+                plan.status.conditions = told;
+                self.finish(&mut plan, &tally, &end);
+            }
             None if settled => self.manage(&mut plan, &tally, suspended),
             None => {}
         }
@@ -268,7 +273,7 @@ impl<'j> View<'j> {
         self.fail_indexes(&mut tally);
         let held = self.held(&tally);
         for (pod, verdict) in new {
-            let counts = verdict != Verdict::Ignore;
+            let counts = verdict != Verdict::Ignore && self.is_in_range(pod);
             if held.contains(uid(pod)) {
                 tally.held.push((pod.clone(), counts));
                 continue;
@@ -296,6 +301,11 @@ impl<'j> View<'j> {
         status.uncounted_terminated_pods =
             Some(UncountedTerminatedPods { succeeded: Some(waiting_good), failed: Some(waiting_bad) });
         tally
+    }
+
+    /// Whether a pod is of one of the job's indexes, where it has them: others came before there were fewer.
+    fn is_in_range(&self, pod: &Pod) -> bool {
+        !self.is_indexed() || index_of(pod).is_some_and(|index| index < self.completions())
     }
 
     fn verdict(&self, pod: &Pod) -> Verdict {
@@ -449,6 +459,9 @@ impl<'j> View<'j> {
             }
             plan.untrack.push(pod.clone());
         }
+        if !end.succeeds {
+            self.fail_the_rest(plan);
+        }
         let uncounted = plan.status.uncounted_terminated_pods.as_ref();
         let all_counted = uncounted.is_none_or(|u| {
             u.succeeded.as_ref().is_none_or(Vec::is_empty) && u.failed.as_ref().is_none_or(Vec::is_empty)
@@ -462,6 +475,24 @@ impl<'j> View<'j> {
             plan.status.completion_time = Some(Time(self.now));
         }
         plan.status.uncounted_terminated_pods = Some(UncountedTerminatedPods::default());
+    }
+
+    /// What has not ended when the job fails has failed, however it ends.
+    fn fail_the_rest(&self, plan: &mut Plan) {
+        let failed = plan.status.uncounted_terminated_pods.get_or_insert_default();
+        let failed = failed.failed.get_or_insert_default();
+        let known: HashSet<String> = plan.untrack.iter().map(|pod| uid(pod).to_owned()).collect();
+        let tracked = |pod: &&Arc<Pod>| has_finalizer(&pod.metadata, TRACKING) && !known.contains(uid(pod));
+        for pod in self.active.iter().chain(&self.terminating).filter(tracked) {
+            // The others follow when these are counted.
+            if plan.untrack.len() >= BURST {
+                break;
+            }
+            if self.is_in_range(pod) && policy::judge(self.job, pod) != Verdict::Ignore {
+                add(failed, uid(pod));
+            }
+            plan.untrack.push(pod.clone());
+        }
     }
 
     /// Brings the number of active pods to what it should be.
@@ -528,16 +559,13 @@ impl<'j> View<'j> {
             BTreeSet::new()
         };
         let room = parallelism.saturating_sub(good + held.len()).min(BURST);
-        let free = (0..self.completions()).filter(|i| !useless(*i) && !seen.contains(i) && !held.contains(i));
+        // Who comes next waits for its turn: those after it do not begin instead.
+        let free = (0..self.completions())
+            .filter(|i| !useless(*i) && !seen.contains(i) && !held.contains(i))
+            .take(room);
         for index in free {
-            if plan.create.len() >= room {
-                break;
-            }
-            let of_index = |pods: &[Arc<Pod>]| -> Vec<Arc<Pod>> {
-                pods.iter().filter(|p| index_of(p) == Some(index)).cloned().collect()
-            };
             let rest = if self.spec.backoff_limit_per_index.is_some() {
-                self.rest(&of_index(&self.failed), &[])
+                self.rest_of(index)
             } else {
                 self.rest(&self.failed, &self.succeeded)
             };
@@ -546,6 +574,14 @@ impl<'j> View<'j> {
                 Some(wait) => plan.again = Some(plan.again.map_or(wait, |a| a.min(wait))),
             }
         }
+    }
+
+    /// How long an index waits after its last failure: its pods know how many there were before.
+    fn rest_of(&self, index: i32) -> Option<Duration> {
+        let of_index = self.failed.iter().filter(|pod| index_of(pod) == Some(index));
+        let last = of_index.max_by_key(|pod| (failures_before(pod), finish_time(pod)))?;
+        let count = usize::try_from(failures_before(last)).unwrap_or(0).saturating_add(1);
+        self.rest_after(count, finish_time(last)?)
     }
 
     /// How long to wait before the next pod: 10 s after a failure, doubled with every further one since the last
@@ -557,8 +593,12 @@ impl<'j> View<'j> {
             .filter_map(|p| finish_time(p))
             .filter(|t| last_success.is_none_or(|s| *t > s))
             .collect();
-        let last = since.iter().max()?;
-        let doublings = u32::try_from(since.len() - 1).unwrap_or(u32::MAX).min(16);
+        self.rest_after(since.len(), *since.iter().max()?)
+    }
+
+    /// What is left of the rest after so many failures, the last of them then.
+    fn rest_after(&self, count: usize, last: i64) -> Option<Duration> {
+        let doublings = u32::try_from(count.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
         let delay = (FIRST_BACKOFF << doublings).min(LONGEST_BACKOFF);
         let left = last.saturating_add(delay) - self.now.as_second();
         u64::try_from(left).ok().filter(|l| *l > 0).map(Duration::from_secs)
@@ -622,18 +662,39 @@ fn failures_before(pod: &Pod) -> i32 {
     noted(pod, FAILURES).saturating_add(noted(pod, IGNORED))
 }
 
-/// When a pod's last container ended; the deletion, or else the creation, where none says so.
+/// When a pod ended: its last container, if all have; when it was not ready any more; when its deletion was asked for; or
+/// else, when it was made.
 fn finish_time(pod: &Pod) -> Option<i64> {
-    let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
-    let ended = statuses
-        .iter()
-        .filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref())
-        .map(|t| t.0.as_second())
-        .max();
+    let of_containers = containers_ended(pod);
+    let unready = || {
+        let mut all = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let ready = all.find(|condition| condition.type_ == "Ready" && condition.status == "False")?;
+        ready.last_transition_time.as_ref().map(|time| time.0.as_second())
+    };
     let meta = &pod.metadata;
-    ended.or_else(|| {
-        meta.deletion_timestamp.as_ref().or(meta.creation_timestamp.as_ref()).map(|t| t.0.as_second())
-    })
+    let asked = || {
+        let last = meta.deletion_timestamp.as_ref()?.0.as_second();
+        Some(last.saturating_sub(meta.deletion_grace_period_seconds.unwrap_or(0)))
+    };
+    let made = || meta.creation_timestamp.as_ref().map(|time| time.0.as_second());
+    of_containers.or_else(unready).or_else(asked).or_else(made)
+}
+
+/// When the last container of a pod ended, sidecars among them; nothing while one has not.
+fn containers_ended(pod: &Pod) -> Option<i64> {
+    let status = pod.status.as_ref()?;
+    let spec = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let sidecars: HashSet<&str> = spec
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"))
+        .map(|container| container.name.as_str())
+        .collect();
+    let init = status.init_container_statuses.iter().flatten();
+    let init = init.filter(|status| sidecars.contains(status.name.as_str()));
+    let all = status.container_statuses.iter().flatten().chain(init);
+    let ends: Option<Vec<i64>> = all
+        .map(|c| Some(c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0.as_second()))
+        .collect();
+    ends?.into_iter().max()
 }
 
 /// Whether the job's completion mode is one there is.

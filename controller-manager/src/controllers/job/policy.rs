@@ -5,8 +5,11 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::{
-    batch::v1::{Job, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule},
-    core::v1::{ContainerStatus, Pod},
+    batch::v1::{
+        Job, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyOnPodConditionsPattern,
+        PodFailurePolicyRule,
+    },
+    core::v1::{ContainerStatus, Pod, PodCondition},
 };
 
 use super::indexes;
@@ -47,7 +50,7 @@ fn matches(rule: &PodFailurePolicyRule, pod: &Pod, at: usize) -> Option<String> 
         pod.metadata.name.as_deref().unwrap_or_default()
     );
     if let Some(codes) = &rule.on_exit_codes {
-        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
         for container in all {
             if let Some(code) = exit_code(codes, container) {
                 return Some(format!(
@@ -58,18 +61,16 @@ fn matches(rule: &PodFailurePolicyRule, pod: &Pod, at: usize) -> Option<String> 
         }
         return None;
     }
-    for pattern in rule.on_pod_conditions.iter().flatten() {
-        let wanted = pattern.status.as_deref().unwrap_or("True");
-        let found =
-            status.conditions.iter().flatten().any(|c| c.type_ == pattern.type_ && c.status == wanted);
-        if found {
-            return Some(format!(
-                "Pod {name} has condition {} matching {} rule at index {at}",
-                pattern.type_, rule.action
-            ));
-        }
-    }
-    None
+    let patterns = rule.on_pod_conditions.as_deref().unwrap_or_default();
+    let is_meant = |condition: &&PodCondition| {
+        let is = |pattern: &PodFailurePolicyOnPodConditionsPattern| {
+            pattern.type_ == condition.type_
+                && pattern.status.as_deref().unwrap_or("True") == condition.status
+        };
+        patterns.iter().any(is)
+    };
+    let found = status.conditions.iter().flatten().find(is_meant)?;
+    Some(format!("Pod {name} has condition {} matching {} rule at index {at}", found.type_, rule.action))
 }
 
 fn exit_code(codes: &PodFailurePolicyOnExitCodesRequirement, container: &ContainerStatus) -> Option<i32> {
@@ -87,16 +88,15 @@ pub(super) fn success(job: &Job, completed: &BTreeSet<i32>) -> Option<String> {
     let spec = job.spec.as_ref()?;
     let completions = spec.completions.unwrap_or(0);
     for (at, rule) in spec.success_policy.as_ref()?.rules.iter().enumerate() {
-        let of_rule = match &rule.succeeded_indexes {
-            Some(text) => indexes::parse(text, completions).intersection(completed).count(),
+        let named = rule.succeeded_indexes.as_ref().map(|text| indexes::parse(text, completions));
+        let of_rule = match &named {
+            Some(named) => named.intersection(completed).count(),
             None => completed.len(),
         };
-        let needed = match (rule.succeeded_count, &rule.succeeded_indexes) {
-            (Some(count), _) => usize::try_from(count).unwrap_or(usize::MAX),
-            (None, Some(text)) => indexes::parse(text, completions).len(),
-            (None, None) => usize::MAX,
-        };
-        if of_rule >= needed {
+        let count = rule.succeeded_count.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+        let Some(needed) = count.or(named.as_ref().map(BTreeSet::len)) else { continue };
+        // Indexes that are no more are enough for nothing.
+        if of_rule > 0 && of_rule >= needed {
             return Some(format!("Matched rules at index {at}"));
         }
     }
@@ -142,6 +142,31 @@ mod tests {
     }
 
     #[test]
+    fn containers_come_before_those_that_prepare_for_them_and_conditions_in_their_order() {
+        let codes = job(json!({"podFailurePolicy": {"rules": [
+            {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [1]}},
+        ]}}));
+        let mut pod = failed(3, "x");
+        let status = pod.status.as_mut().unwrap();
+        status.init_container_statuses = status.container_statuses.clone();
+        status.init_container_statuses.as_mut().unwrap()[0].name = "init".to_owned();
+        let why = |job: &Job, pod: &Pod| match judge(job, pod) {
+            Verdict::FailJob(why) => why,
+            other => panic!("{other:?}"),
+        };
+        assert!(why(&codes, &pod).starts_with("Container c for pod n/p"));
+        pod.status.as_mut().unwrap().container_statuses = None;
+        assert!(why(&codes, &pod).starts_with("Container init for pod n/p"));
+        let conditions = job(json!({"podFailurePolicy": {"rules": [{"action": "FailJob", "onPodConditions":
+            [{"type": "b", "status": "True"}, {"type": "a", "status": "True"}]}]}}));
+        let mut pod = failed(0, "a");
+        let mut second = pod.status.as_ref().unwrap().conditions.as_ref().unwrap()[0].clone();
+        second.type_ = "b".to_owned();
+        pod.status.as_mut().unwrap().conditions.as_mut().unwrap().push(second);
+        assert_eq!(why(&conditions, &pod), "Pod n/p has condition a matching FailJob rule at index 0");
+    }
+
+    #[test]
     fn success_by_indexes_and_counts() {
         let done = |list: &[i32]| list.iter().copied().collect::<BTreeSet<i32>>();
         let rule = |rule: Value| job(json!({"successPolicy": {"rules": [rule]}}));
@@ -150,5 +175,8 @@ mod tests {
         assert!(success(&rule(json!({"succeededCount": 2})), &done(&[1, 3])).is_some());
         assert!(success(&rule(json!({"succeededCount": 1, "succeededIndexes": "0"})), &done(&[3])).is_none());
         assert!(success(&job(json!({})), &done(&[0, 1, 2, 3])).is_none());
+        // There are four indexes: others may have been there before.
+        assert!(success(&rule(json!({"succeededIndexes": "7-9"})), &done(&[0])).is_none());
+        assert!(success(&rule(json!({"succeededIndexes": "2,7"})), &done(&[2])).is_some());
     }
 }

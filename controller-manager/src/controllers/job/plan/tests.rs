@@ -118,6 +118,9 @@ fn too_many_failures_end_the_job_and_its_pods() {
     let plan = run(&job(json!({}), json!({})), &pods);
     assert_eq!(says(&plan, "FailureTarget").as_deref(), Some("BackoffLimitExceeded"));
     assert_eq!((names(&plan.kill), says(&plan, "Failed")), (vec!["busy"], None));
+    assert_eq!(names(&plan.untrack), ["f0", "f1", "f2", "busy"]);
+    let uncounted = plan.status.uncounted_terminated_pods.unwrap().failed.unwrap();
+    assert_eq!(uncounted, ["f0", "f1", "f2", "busy"], "however it ends now");
     let plan = run(&job(json!({}), json!({})), &failed(2));
     assert_eq!(says(&plan, "FailureTarget"), None);
 }
@@ -326,4 +329,92 @@ fn restarts_of_pods_on_their_way_out_count_too() {
     for pod in [restarted(json!({})), restarted(ending)] {
         assert_eq!(says(&run(&often, &[pod]), "FailureTarget").as_deref(), Some("BackoffLimitExceeded"));
     }
+}
+
+#[test]
+fn what_runs_when_a_job_fails_has_failed_unless_its_policy_says_otherwise() {
+    let ignored =
+        json!({"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]});
+    let spec =
+        json!({"podFailurePolicy": {"rules": [ignored]}, "backoffLimit": 0, "activeDeadlineSeconds": 60});
+    let late = job(spec, json!({"startTime": "2026-01-01T00:00:00Z"}));
+    let disrupted = json!({"status/conditions": [{"type": "DisruptionTarget", "status": "True"}]});
+    let going = json!({"metadata/deletionTimestamp": "2026-01-01T00:59:59Z"});
+    let pods = [
+        pod("runs", "Running", json!({})),
+        pod("disrupted", "Running", disrupted),
+        pod("going", "Running", going),
+        pod("counted", "Running", json!({"metadata/finalizers": []})),
+    ];
+    let plan = run(&late, &pods);
+    assert_eq!(names(&plan.kill), ["runs", "disrupted", "counted"]);
+    assert_eq!(names(&plan.untrack), ["runs", "disrupted", "going"]);
+    let uncounted = plan.status.uncounted_terminated_pods.unwrap();
+    assert_eq!(uncounted.failed, Some(vec!["runs".to_owned(), "going".to_owned()]));
+    let many: Vec<Arc<Pod>> = (0..600).map(|n| pod(&format!("p{n}"), "Running", json!({}))).collect();
+    let plan = run(&late, &many);
+    assert_eq!((plan.untrack.len(), plan.kill.len()), (BURST, 600), "the rest is counted afterwards");
+}
+
+#[test]
+fn pods_of_indexes_that_are_no_more_do_not_count() {
+    let none = pod("none", "Failed", json!({}));
+    let pods =
+        [of_index("in", "Failed", 2), of_index("out", "Failed", 3), of_index("done", "Succeeded", 3), none];
+    let plan = run(&indexed(json!({"backoffLimit": 1})), &pods);
+    let uncounted = plan.status.uncounted_terminated_pods.clone().unwrap();
+    assert_eq!(uncounted.failed, Some(vec!["in".to_owned()]));
+    assert_eq!(plan.untrack.len(), 4, "nobody waits for them");
+    assert_eq!((says(&plan, "FailureTarget"), plan.status.succeeded), (None, Some(0)));
+}
+
+#[test]
+fn a_job_that_ends_is_not_suspended_as_well() {
+    let done: Vec<Arc<Pod>> = ["a", "b", "c"].iter().map(|name| pod(name, "Succeeded", json!({}))).collect();
+    let plan = run(&job(json!({"suspend": true}), json!({})), &done);
+    assert_eq!(says(&plan, "SuccessCriteriaMet").as_deref(), Some("CompletionsReached"));
+    assert_eq!(says(&plan, "Suspended"), None);
+}
+
+#[test]
+fn a_pod_has_ended_when_all_of_it_has() {
+    let ended = |at: &str| json!({"terminated": {"exitCode": 1, "finishedAt": at}});
+    let container = |name: &str, state: Value| json!({"name": name, "ready": false, "restartCount": 0, "image": "", "imageID": "", "state": state});
+    let second = |text: &str| Some(at(text).as_second());
+    let (early, late) = ("2026-01-01T00:10:00Z", "2026-01-01T00:20:00Z");
+    let both = json!([container("a", ended(late)), container("b", ended(early))]);
+    assert_eq!(finish_time(&pod("p", "Failed", json!({"status/containerStatuses": both}))), second(late));
+    let sidecar = json!([{"name": "s", "restartPolicy": "Always"}, {"name": "i"}]);
+    let more = json!({"spec/initContainers": sidecar,
+        "status/containerStatuses": [container("a", ended(early))],
+        "status/initContainerStatuses": [container("s", ended(late)), container("i", json!({}))]});
+    assert_eq!(
+        finish_time(&pod("p", "Failed", more)),
+        second(late),
+        "sidecars end last, others do not count"
+    );
+    let running = json!([container("a", ended(late)), container("b", json!({"running": {}}))]);
+    let unready = json!([{"type": "Ready", "status": "False", "lastTransitionTime": early}]);
+    let more = json!({"status/containerStatuses": running, "status/conditions": unready});
+    assert_eq!(finish_time(&pod("p", "Failed", more)), second(early));
+    let going = json!({"metadata/deletionTimestamp": late, "metadata/deletionGracePeriodSeconds": 600});
+    assert_eq!(finish_time(&pod("p", "Running", going)), second(early), "since that was asked for");
+    assert_eq!(finish_time(&pod("p", "Failed", json!({}))), second("2026-01-01T00:00:00Z"));
+}
+
+#[test]
+fn an_index_rests_by_all_its_failures_and_nobody_begins_instead() {
+    let spec = json!({"backoffLimitPerIndex": 6, "backoffLimit": null, "parallelism": 1});
+    let failed = |index: i32, before: &str, ended: &str| {
+        let annotations = json!({INDEX: index.to_string(), FAILURES: before, IGNORED: "1"});
+        let ready = json!([{"type": "Ready", "status": "False", "lastTransitionTime": ended}]);
+        let more = json!({"metadata/annotations": annotations, "status/conditions": ready});
+        pod(&format!("f{index}"), "Failed", more)
+    };
+    let plan = run(&indexed(spec.clone()), &[failed(0, "1", "2026-01-01T00:59:50Z")]);
+    assert_eq!((plan.create, plan.again), (vec![], Some(Duration::from_secs(30))), "the third failure");
+    let mut two = spec;
+    two["parallelism"] = json!(2);
+    let plan = run(&indexed(two), &[failed(0, "1", "2026-01-01T00:59:50Z")]);
+    assert_eq!((plan.create, plan.again), (vec![Some(1)], Some(Duration::from_secs(30))));
 }
