@@ -13,6 +13,7 @@ mod matching;
 mod metrics;
 mod plan;
 mod recycle;
+mod relay;
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ use component_base::{
     events::{EventType, Recorder, reference},
     informer::{Informer, ListWatch, Object},
     meta::{ObjectKey, object_key, remove_finalizer},
+    task::Tasks,
     workqueue::{Outcome, WorkQueue, chain, run_workers},
 };
 use k8s_openapi::api::{
@@ -33,6 +35,7 @@ use kube::{
     api::{DeleteParams, PostParams, Preconditions},
 };
 use tokio::sync::Mutex;
+use tokio_util::sync::DropGuard;
 
 use self::recycle::{Memory, Next};
 use super::{Context, enqueue_changes, pod_disruption::is_over, queue_every, volume_protection::claims_of};
@@ -61,6 +64,9 @@ struct Controller {
     rest: Duration,
     /// Volumes that are being emptied, by name.
     emptying: Arc<parking_lot::Mutex<HashMap<String, Memory>>>,
+    /// What is told of their pods is told of them for so long.
+    relays: Arc<parking_lot::Mutex<HashMap<String, DropGuard>>>,
+    tasks: Tasks,
     claim_queue: WorkQueue<ObjectKey>,
     volume_queue: WorkQueue<ObjectKey>,
     /// Who holds it may write: both workers write claims and volumes.
@@ -82,6 +88,8 @@ pub(super) fn start(ctx: &Context) {
         // The next look at everything finds it rested.
         rest: ctx.settings.binder_period / 2,
         emptying: Arc::default(),
+        relays: Arc::default(),
+        tasks: ctx.tasks.clone(),
         claim_queue: WorkQueue::new("claims"),
         volume_queue: WorkQueue::new("volumes"),
         turn: Arc::default(),
@@ -224,7 +232,7 @@ impl Controller {
     /// The same for a volume.
     async fn step_volume(&self, key: &ObjectKey) -> Result<bool, kube::Error> {
         let Some(volume) = self.volumes.store().get(key) else {
-            let memory = self.emptying.lock().remove(&*key.name);
+            let memory = self.forget(&key.name);
             if let Some(Memory::Runs(uid)) = memory {
                 // Nobody waits for the pod any more.
                 let pods = self.pods.store().list();
@@ -239,7 +247,7 @@ impl Controller {
         };
         let (step, tell) = plan::volume(&volume, claim.as_ref());
         if step != plan::VolumeStep::Recycle {
-            self.emptying.lock().remove(&*key.name);
+            self.forget(&key.name);
         }
         if let Some(mut tell) = tell {
             if let (Some(note), Some(claim)) = (tell.to_claim.take(), &claim) {
@@ -398,8 +406,11 @@ impl Controller {
                 Ok(false)
             }
             Next::Start(pod) => match self.begin(&pod).await {
-                Ok(uid) => {
-                    remember(Memory::Runs(uid));
+                Ok(made) => {
+                    let (client, recorder) = (self.client.clone(), self.recorder.clone());
+                    let relay = relay::follow(&self.tasks, client, recorder, volume, &made);
+                    self.relays.lock().insert(name.clone(), relay);
+                    remember(Memory::Runs(made.metadata.uid.unwrap_or_default()));
                     Ok(false)
                 }
                 Err(error) => {
@@ -417,16 +428,23 @@ impl Controller {
             }
             Next::Emptied => {
                 self.end(pod.as_deref()).await?;
+                self.relays.lock().remove(&name);
                 remember(Memory::Emptied);
                 tell("VolumeRecycled", "Volume recycled".to_owned());
                 Ok(true)
             }
             Next::Release => {
                 self.replace_volume(&plan::unbound_again(volume)).await?;
-                self.emptying.lock().remove(&name);
+                self.forget(&name);
                 Ok(true)
             }
         }
+    }
+
+    /// Nothing is known of the emptying of a volume any more; what was.
+    fn forget(&self, name: &str) -> Option<Memory> {
+        self.relays.lock().remove(name);
+        self.emptying.lock().remove(name)
     }
 
     /// Pods that use the volume of a claim that is gone; a claim of the name has another volume.
@@ -442,13 +460,13 @@ impl Controller {
         users
     }
 
-    /// Makes a pod; its uid.
-    async fn begin(&self, pod: &Pod) -> Result<String, kube::Error> {
+    /// Makes a pod; what the server made of it.
+    async fn begin(&self, pod: &Pod) -> Result<Pod, kube::Error> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let made = api.create(&PostParams::default(), pod).await?;
         see(&self.pods, &made).await;
-        Ok(made.metadata.uid.unwrap_or_default())
+        Ok(made)
     }
 
     /// Deletes a pod that is still there.
@@ -469,6 +487,7 @@ impl Controller {
         let name = volume.metadata.name.clone().unwrap_or_default();
         // A rest without end is none that anybody waits for.
         let until = self.clock.now().checked_add(self.rest).unwrap_or(jiff::Timestamp::MAX);
+        self.relays.lock().remove(&name);
         self.emptying.lock().insert(name, Memory::Rests(until));
         let (step, tell) = plan::failed(volume, "VolumeFailedRecycle", format!("Recycle failed: {why}"));
         self.fail(volume, step, tell).await

@@ -98,6 +98,7 @@ const TOLD: &[(&[&str], &[&str])] = &[
             "FailedBinding",
             "ProvisioningFailed",
             "ProvisioningSucceeded",
+            "RecyclerPod",
             "VolumeFailedDelete",
             "VolumeFailedRecycle",
             "VolumeMismatch",
@@ -125,11 +126,6 @@ const UNTOLD: &[(&str, &[&str], &str)] = &[
         "persistentvolume_binder",
         &["ProvisioningCleanupFailed", "VolumeDelete"],
         "a path that was made is its claim's own and is found again; deleting one is never put off",
-    ),
-    (
-        "persistentvolume_binder",
-        &["RecyclerPod"],
-        "events of the pod that empties a volume are told of the pod",
     ),
 ];
 

@@ -87,7 +87,8 @@ fn freeing(event: &Event<Pod>, is_noted: bool) -> Vec<&Pod> {
         Event::Updated { old, new } => {
             // Another pod of the name: the one before went unseen.
             let replaced = old.metadata.uid != new.metadata.uid;
-            let ended = is_noted || super::pod_disruption::is_finished(new);
+            // One that was shut down may stay as long as somebody else's finalizer does, and wait for the claim.
+            let ended = is_noted || super::pod_disruption::is_over(new) || is_shut_down(new);
             let (before, now) = (replaced.then(|| old.as_ref()), ended.then(|| new.as_ref()));
             before.into_iter().chain(now).collect()
         }
@@ -250,11 +251,15 @@ pub(super) fn is_behind(claim: &PersistentVolumeClaim, pod: &Pod, volume: &Volum
 /// pod is free when its kubelet is done with it.
 fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty());
-    let shut_down =
-        pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0);
+    let shut_down = is_shut_down(pod);
     let mut volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     let in_use = |volume: &Volume| !shut_down || volume.ephemeral.is_none();
     bound && volumes.any(|volume| in_use(volume) && is_behind(claim, pod, volume))
+}
+
+/// Whether a kubelet is done with a pod, or nobody waits for it to be.
+fn is_shut_down(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0)
 }
 
 async fn write<K: Object + Clone + Serialize + std::fmt::Debug>(
@@ -338,6 +343,12 @@ mod tests {
         assert_eq!(uids(update(("a", "Running"), ("b", "Running")), false), ["a"], "another pod of the name");
         assert_eq!(uids(update(("a", "Running"), ("b", "Running")), true), ["a", "b"]);
         assert_eq!(uids(Event::Deleted { last: pod("a", "Running"), unknown_state: false }, false), ["a"]);
+        let mut shut_down = (*pod("a", "Running")).clone();
+        shut_down.metadata.deletion_timestamp =
+            serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        shut_down.metadata.deletion_grace_period_seconds = Some(0);
+        let shut_down = Event::Updated { old: pod("a", "Running"), new: std::sync::Arc::new(shut_down) };
+        assert_eq!(uids(shut_down, false), ["a"], "its finalizers may wait for the claim");
         assert_eq!(uids(Event::Added { new: pod("a", "Running"), initial: false }, false), none);
         assert_eq!(uids(Event::Added { new: pod("a", "Running"), initial: false }, true), ["a"]);
     }
