@@ -18,7 +18,8 @@ use component_base::{
         fixed::{self as common, Refused},
         group,
     },
-    informer::{Informer, Informers, ListWatch},
+    goduration,
+    informer::{Event, Informer, Informers, ListWatch},
     leader::LeaderElection,
     logging::LoggingError,
     meta::ObjectKey,
@@ -39,7 +40,7 @@ use self::instances::{NodeKeeper, Periods};
 use crate::{
     controllers::{
         names, route,
-        service::{self, Action, FINALIZER, Told},
+        service::{self, Action, Changed, FINALIZER, Told},
     },
     metrics,
     provider::{
@@ -213,6 +214,7 @@ impl Daemon for CloudController {
                 routes,
                 clock: clock::real(),
                 hosts: Mutex::default(),
+                changed: Arc::default(),
             };
             let keeper = NodeKeeper {
                 client: controller.client.clone(),
@@ -278,6 +280,8 @@ struct Controller {
     clock: SharedClock,
     /// Nodes that took the traffic of load balancers after the last round.
     hosts: Mutex<Option<Vec<NodeAddress>>>,
+    /// Services whose load balancers are to do something else since then.
+    changed: Arc<Mutex<Changed>>,
 }
 
 impl Controller {
@@ -285,7 +289,16 @@ impl Controller {
     async fn start(self, informers: &Informers, tasks: &Tasks) {
         let queue = WorkQueue::with_limits("service", RETRY);
         let (of_service, of_node) = (queue.clone(), queue.clone());
-        self.services.on_event(move |_| of_service.add(Infrastructure));
+        let changed = self.changed.clone();
+        self.services.on_event(move |event| {
+            if let Event::Updated { old, new } = &event
+                && service::is_changed(old, new)
+            {
+                let text = |text: &Option<String>| text.clone().unwrap_or_default();
+                changed.lock().insert((text(&new.metadata.namespace), text(&new.metadata.name)));
+            }
+            of_service.add(Infrastructure);
+        });
         self.nodes.on_event(move |_| of_node.add(Infrastructure));
         informers.start();
         informers.wait_synced().await;
@@ -321,7 +334,9 @@ impl Controller {
                 }
             }
         };
+        let changed = std::mem::take(&mut *self.changed.lock());
         tell(plan.before());
+        tell(plan.told_of(&changed, false));
         let before = self.hosts.lock().clone();
         let begun = self.clock.now();
         let balanced = actor.carry_out(&plan, lookup).await;
@@ -330,9 +345,16 @@ impl Controller {
             Ok(()) => {
                 *self.hosts.lock() = Some(service::targets(nodes));
                 tell(plan.after(before.as_deref()));
+                tell(plan.told_of(&changed, true));
             }
-            Err(RoundError::Provider(why)) => tell(plan.failed(before.as_deref(), &chain(why))),
-            Err(_) => {}
+            Err(error) => {
+                if let RoundError::Provider(why) = error {
+                    tell(plan.failed(before.as_deref(), &chain(why)));
+                    tell(plan.unchanged(&changed, &chain(why)));
+                }
+                // They are changed by the next round, if at all.
+                self.changed.lock().extend(changed);
+            }
         }
         balanced
     }
@@ -340,12 +362,14 @@ impl Controller {
     /// Makes routes, and has nodes say so.
     async fn route(&self, nodes: &[Arc<Node>]) -> Result<(), RoundError> {
         metrics::ROUTED.inc();
+        let began = self.clock.now();
         let routed = self.provider.set_routes(&route::plan(nodes)).await;
+        if let Err(why) = &routed {
+            let took = goduration::format(self.clock.since(began));
+            route::unrouted(nodes).for_each(|node| self.tell_unrouted(node, &took, why));
+        }
         let api: Api<Node> = Api::all(self.client.clone());
         for (name, condition) in route::conditions(nodes, routed.is_ok(), &self.clock.time()) {
-            if let Err(why) = &routed {
-                self.tell_unrouted(nodes, &name, why);
-            }
             let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
             match api.patch_status(&name, &PatchParams::default(), &patch).await {
                 Err(e) if !client::is_not_found(&e) => {
@@ -357,14 +381,13 @@ impl Controller {
         Ok(routed?)
     }
 
-    fn tell_unrouted(&self, nodes: &[Arc<Node>], name: &str, why: &ProviderError) {
-        let Some(node) = nodes.iter().find(|n| n.metadata.name.as_deref() == Some(name)) else { return };
-        let uid = node.metadata.uid.as_deref().unwrap_or_default();
-        let ranges = node.spec.as_ref().and_then(|s| s.pod_cidrs.clone()).unwrap_or_default();
-        let reason = "FailedToCreateRoute";
-        for range in ranges {
-            let note = format!("Could not create route {uid} {range} for node {name}: {}", chain(why));
-            self.router.event(&reference(node.as_ref()), EventType::Warning, reason, "Sync", note, None);
+    fn tell_unrouted(&self, node: &Node, took: &str, why: &ProviderError) {
+        let (name, uid) = (node.metadata.name.as_deref(), node.metadata.uid.as_deref().unwrap_or_default());
+        let (name, reason) = (name.unwrap_or_default(), "FailedToCreateRoute");
+        for range in node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten()) {
+            let note =
+                format!("Could not create route {uid} {range} for node {name} after {took}: {}", chain(why));
+            self.router.event(&reference(node), EventType::Warning, reason, "Sync", note, None);
         }
     }
 }

@@ -71,6 +71,16 @@ pub fn conditions(nodes: &[impl AsRef<Node>], made: bool, now: &Time) -> Vec<(St
     nodes.iter().filter_map(|node| condition(node.as_ref())).collect()
 }
 
+/// Nodes with ranges of pods of which it was never said that their routes are there.
+pub fn unrouted<N: AsRef<Node>>(nodes: &[N]) -> impl Iterator<Item = &Node> {
+    nodes.iter().map(AsRef::as_ref).filter(|node| {
+        let ranges = node.spec.as_ref().and_then(|s| s.pod_cidrs.as_ref());
+        let mut told = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let is_routed = told.any(|c| c.type_ == UNAVAILABLE && c.reason.as_deref() == Some("RouteCreated"));
+        ranges.is_some_and(|ranges| !ranges.is_empty()) && !is_routed
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -114,6 +124,8 @@ mod tests {
         assert_eq!(said(node(range, ip, bad), false), None);
         assert_eq!(said(node(range, ip, bad), true).as_deref(), Some("False RouteCreated"));
         assert_eq!(said(node(&[], ip, None), true), None, "it has no pods to be reached");
+        let all = [node(range, ip, None), node(range, ip, bad), node(range, ip, good), node(&[], ip, None)];
+        assert_eq!(unrouted(&all).count(), 2, "each time it fails they are told of");
     }
 
     #[test]

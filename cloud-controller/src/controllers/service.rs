@@ -117,7 +117,36 @@ impl Told {
     }
 }
 
+/// Services whose load balancers are to do something else than before, by namespace and name.
+pub type Changed = BTreeSet<(String, String)>;
+
 impl Plan {
+    /// The services of load balancers that are there already and do something else now.
+    fn changing<'a>(&'a self, changed: &'a Changed) -> impl Iterator<Item = &'a LoadBalancer> {
+        self.load_balancers.iter().filter(|balancer| {
+            let key = balancer.service.split_once('/');
+            let is_among =
+                |(namespace, name): (&str, &str)| changed.contains(&(namespace.to_owned(), name.to_owned()));
+            key.is_some_and(is_among) && !self.is_new(balancer)
+        })
+    }
+
+    /// What is told of those that do something else: before, and once they do.
+    pub fn told_of(&self, changed: &Changed, is_done: bool) -> Vec<Told> {
+        let (reason, note) = match is_done {
+            false => ("EnsuringLoadBalancer", "Ensuring load balancer"),
+            true => ("EnsuredLoadBalancer", "Ensured load balancer"),
+        };
+        self.changing(changed).filter_map(|balancer| of(balancer, false, reason, note.to_owned())).collect()
+    }
+
+    /// What is told of them when the infrastructure did not do it.
+    pub fn unchanged(&self, changed: &Changed, why: &str) -> Vec<Told> {
+        let note = format!("Error syncing load balancer: failed to ensure load balancer: {why}");
+        let told = |balancer| of(balancer, true, "SyncLoadBalancerFailed", note.clone());
+        self.changing(changed).filter_map(told).collect()
+    }
+
     /// What is told before anything is done.
     pub fn before(&self) -> Vec<Told> {
         let told = |of: &(String, String, Action)| match of.2 {
@@ -229,6 +258,24 @@ fn key(service: &Service) -> (String, String) {
     (text(&service.metadata.namespace), text(&service.metadata.name))
 }
 
+/// Whether the load balancer of a service is to do something else than before.
+pub fn is_changed(old: &Service, new: &Service) -> bool {
+    if !wanted(old) || !wanted(new) {
+        return false;
+    }
+    let of_spec = |service: &Service| {
+        let spec = service.spec.clone().unwrap_or_default();
+        (
+            (spec.load_balancer_source_ranges, spec.session_affinity, spec.session_affinity_config),
+            (spec.load_balancer_ip, spec.external_ips, spec.ports),
+            (spec.external_traffic_policy, spec.health_check_node_port),
+            spec.ip_families.map(|families| families.len()),
+        )
+    };
+    let of_meta = |service: &Service| (service.metadata.annotations.clone(), service.metadata.uid.clone());
+    of_spec(old) != of_spec(new) || of_meta(old) != of_meta(new)
+}
+
 /// Whether a service is to have a load balancer from us.
 fn wanted(service: &Service) -> bool {
     let is_ours = service.spec.as_ref().is_some_and(|s| s.load_balancer_class.is_none());
@@ -320,6 +367,52 @@ mod tests {
         assert_eq!(actions(&[fresh]), ["a AddFinalizer", "a SetAddress(10.97.0.0)"]);
         let settled = service("a", 1, json!({"status/loadBalancer": ingress("10.97.0.0")}));
         assert!(actions(&[settled]).is_empty());
+    }
+
+    #[test]
+    fn what_load_balancers_do_otherwise_is_told_each_time() {
+        let there = |name: &str, ip: &str, more: Value| {
+            let mut all = json!({"status/loadBalancer": ingress(ip)});
+            all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            service(name, 1, all)
+        };
+        let before = there("a", "10.97.0.0", json!({}));
+        let port = |port: i32| json!([{"port": port, "protocol": "TCP"}]);
+        for (more, expected) in [
+            (json!({}), false),
+            (json!({"metadata/finalizers": []}), false),
+            (json!({"metadata/labels": {"a": "b"}}), false),
+            (json!({"spec/selector": {"a": "b"}}), false),
+            (json!({"spec/ports": port(80)}), true),
+            (json!({"spec/sessionAffinity": "ClientIP"}), true),
+            (json!({"spec/loadBalancerSourceRanges": ["10.0.0.0/8"]}), true),
+            (json!({"spec/loadBalancerIP": "10.97.0.1"}), true),
+            (json!({"spec/externalIPs": ["10.1.1.1"]}), true),
+            (json!({"spec/externalTrafficPolicy": "Local"}), true),
+            (json!({"spec/healthCheckNodePort": 30000}), true),
+            (json!({"spec/ipFamilies": ["IPv4", "IPv6"]}), true),
+            (json!({"metadata/annotations": {"a": "b"}}), true),
+            (json!({"metadata/uid": "other"}), true),
+            (json!({"spec/type": "NodePort"}), false),
+            (json!({"spec/loadBalancerClass": "other", "spec/ports": port(80)}), false),
+        ] {
+            assert_eq!(is_changed(&before, &there("a", "10.97.0.0", more.clone())), expected, "{more}");
+        }
+        let changed: Changed =
+            ["a", "new", "gone"].map(|name| ("default".to_owned(), name.to_owned())).into();
+        let new = service("new", 2, json!({}));
+        let plan = plan(&[before, new], &[], &provider());
+        let told =
+            |all: Vec<Told>| all.iter().map(|t| format!("{} {}", t.name, t.reason)).collect::<Vec<_>>();
+        assert_eq!(
+            told(plan.told_of(&changed, false)),
+            ["a EnsuringLoadBalancer"],
+            "of new ones it is told anyway"
+        );
+        assert_eq!(told(plan.told_of(&changed, true)), ["a EnsuredLoadBalancer"]);
+        let failed = plan.unchanged(&changed, "no way");
+        assert_eq!(failed[0].note, "Error syncing load balancer: failed to ensure load balancer: no way");
+        assert_eq!(told(failed), ["a SyncLoadBalancerFailed"]);
     }
 
     #[test]
