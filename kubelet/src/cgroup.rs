@@ -24,9 +24,15 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::Pod;
+use nix::{
+    errno::Errno,
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
 
 use self::systemd::{Systemd, SystemdError};
 use crate::pod::{
@@ -34,6 +40,9 @@ use crate::pod::{
     qos::{self, QosClass},
     resources::{self, CgroupLimits},
 };
+
+/// How long processes that were killed have for their end.
+const KILLED: Duration = Duration::from_millis(100);
 
 /// What the kernel mounts under `/sys/fs/cgroup`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -352,10 +361,11 @@ impl Cgroups {
         std::fs::read_to_string(self.stats_folder("memory", path).join(file)).ok()?.trim().parse().ok()
     }
 
-    /// Removes a cgroup with what is below it. Empty ones only: the kernel refuses while processes live.
+    /// Removes a cgroup with what is below it. Processes that are left there are killed: nobody else would end what a
+    /// runtime has lost sight of, a container that was made and never started for instance.
     ///
     /// # Errors
-    /// When the kernel or systemd refuses.
+    /// When the kernel or systemd refuses, because processes have not ended yet, too.
     pub async fn remove(&self, path: &str) -> Result<(), CgroupError> {
         let _timed = timed("destroy");
         if let Some(systemd) = &self.systemd {
@@ -371,8 +381,12 @@ impl Cgroups {
                 .map(|e| e.path().join(path.trim_start_matches('/')))
                 .collect(),
         };
-        for root in roots {
-            remove_tree(&root)?;
+        for root in &roots {
+            if remove_tree(root).is_err() {
+                kill_all(root);
+                tokio::time::sleep(KILLED).await;
+                remove_tree(root)?;
+            }
         }
         Ok(())
     }
@@ -438,6 +452,25 @@ fn timed(operation: &str) -> prometheus::HistogramTimer {
 /// The slice at a path.
 fn slice(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
+}
+
+/// Kills the processes of a cgroup and of those below it.
+fn kill_all(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            kill_all(&entry.path());
+        }
+    }
+    let listed = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    // What is not of this pid namespace is told as 0, which would mean the kubelet's own group.
+    for pid in listed.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1) {
+        tracing::info!(pid, cgroup = %folder.display(), "killing a process that is left");
+        match signal::kill(Pid::from_raw(pid), Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => tracing::warn!(pid, %error, "cannot kill a process that is left"),
+        }
+    }
 }
 
 fn remove_tree(folder: &Path) -> Result<(), CgroupError> {

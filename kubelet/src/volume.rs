@@ -20,6 +20,7 @@ pub mod nested;
 pub mod nfs;
 pub mod ownership;
 pub mod projected;
+pub mod rounds;
 pub mod secret;
 pub mod subpath;
 pub mod trust_bundle;
@@ -39,6 +40,7 @@ use futures::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeDevice, VolumeMount};
 
+use self::rounds::Rounds;
 use crate::{
     api::{FetchError, ObjectSource},
     certificate::pod::{PodCertificateError, PodCertificates},
@@ -128,7 +130,7 @@ pub enum VolumeError {
     #[error("kubernetes.io/csi: driver name {0} not found in the list of registered CSI drivers")]
     NoDriver(String),
     /// The volume's driver refuses.
-    #[error("kubernetes.io/csi: {driver}: {call} failed: {message}")]
+    #[error("{message}")]
     Csi {
         /// The driver.
         driver: String,
@@ -161,6 +163,14 @@ pub enum VolumeError {
         /// The driver's words.
         why: String,
     },
+    /// The volume of a claim cannot be had.
+    #[error("{source}")]
+    Persistent {
+        /// The PersistentVolume.
+        name: String,
+        /// Why not.
+        source: Box<VolumeError>,
+    },
     /// A container cannot mount the volume, or the part of it that it wants.
     #[error("{0}")]
     Unmountable(String),
@@ -183,16 +193,51 @@ pub enum VolumeError {
 }
 
 impl VolumeError {
-    /// What the event says that tells of it.
+    /// The event that tells of it, reason and message; none as long as the volume is to be attached by others, who tell
+    /// of that. `devices` are the volumes that containers have as devices.
     #[must_use]
-    pub fn told(&self, volume: &str) -> String {
-        match self {
+    pub fn event(&self, volume: &str, devices: &BTreeSet<String>) -> Option<(&'static str, String)> {
+        let is_device = devices.contains(volume);
+        let reason = if is_device { "FailedMapVolume" } else { "FailedMount" };
+        self.told(volume, is_device).map(|message| (reason, message))
+    }
+
+    fn told(&self, volume: &str, is_device: bool) -> Option<String> {
+        let step = match self {
+            Self::NotAttached { .. } | Self::Exhausted { .. } => return None,
+            Self::Persistent { name, source } => return source.told(name, is_device),
             // It was not even tried.
-            Self::Claim { .. } | Self::NotOwner { .. } | Self::Mode { .. } => format!(
-                "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], \
-                 failed to process volumes=[{volume}]: {self}"
-            ),
-            _ => format!("MountVolume.SetUp failed for volume {volume:?} : {self}"),
+            Self::Claim { .. } | Self::NotOwner { .. } | Self::Mode { .. } => {
+                return Some(format!(
+                    "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], \
+                     failed to process volumes=[{volume}]: {self}"
+                ));
+            }
+            Self::Csi { call: "NodeStageVolume", .. } if is_device => "MapVolume.SetUpDevice",
+            Self::Csi { call: "NodeStageVolume", .. } => "MountVolume.MountDevice",
+            _ if is_device => "MapVolume.MapPodDevice",
+            _ => "MountVolume.SetUp",
+        };
+        Some(format!("{step} failed for volume {volume:?} : {self}"))
+    }
+
+    /// Why the node can attach no more volumes, if that is it.
+    #[must_use]
+    pub fn exhausted(&self) -> Option<&str> {
+        match self {
+            Self::Exhausted { why, .. } => Some(why),
+            Self::Persistent { source, .. } => source.exhausted(),
+            _ => None,
+        }
+    }
+
+    /// Others have to do something first, which may be done at any moment.
+    fn waits_for_others(&self) -> bool {
+        match self {
+            Self::Persistent { source, .. } => source.waits_for_others(),
+            Self::NotFound { .. } | Self::Claim { .. } | Self::NotOwner { .. } | Self::Mode { .. } => true,
+            Self::NotAttached { .. } | Self::Exhausted { .. } | Self::Fetch(_) => true,
+            _ => false,
         }
     }
 
@@ -291,31 +336,41 @@ pub const PLUGINS: [&dyn VolumePlugin; 10] = [
     &nfs::Nfs,
 ];
 
-/// Sets up all volumes of a pod.
-///
-/// # Errors
-/// The first volume that cannot be had, by name.
-pub async fn set_up(context: &Context<'_>) -> Result<BTreeMap<String, Mounted>, (String, VolumeError)> {
-    let mut mounted = BTreeMap::new();
-    for volume in pod::spec(context.pod).volumes.iter().flatten() {
-        let plugin = PLUGINS.iter().find(|p| p.supports(volume));
-        let result = match plugin {
-            Some(plugin) => {
-                let begun = std::time::Instant::now();
-                let made = plugin.set_up(context, volume).await;
-                count(&label(context.pod_dir, volume, plugin.name()), made.is_ok(), begun);
-                made
-            }
-            None => Err(VolumeError::NoPlugin(volume.name.clone())),
-        };
+/// Sets up those of a pod's volumes that are due, all at once, or brings them up to date. Answers which of them failed.
+pub async fn set_up<'a>(context: &Context<'a>, rounds: &mut Rounds) -> Vec<(&'a str, VolumeError)> {
+    let due = pod::spec(context.pod).volumes.iter().flatten().filter(|v| rounds.is_due(&v.name, context.now));
+    let all =
+        join_all(due.map(|volume| async move { (volume.name.as_str(), one(context, volume).await) })).await;
+    let mut failed = Vec::new();
+    for (name, result) in all {
         match result {
-            Ok(made) => {
-                mounted.insert(volume.name.clone(), made);
+            Ok(mounted) => rounds.note(name, Ok(mounted), Timestamp::now()),
+            Err(error) => {
+                rounds.note(name, Err(&error), Timestamp::now());
+                failed.push((name, error));
             }
-            Err(error) => return Err((volume.name.clone(), error)),
         }
     }
-    Ok(mounted)
+    failed
+}
+
+async fn one(context: &Context<'_>, volume: &Volume) -> Result<Mounted, VolumeError> {
+    let plugin = PLUGINS.iter().find(|plugin| plugin.supports(volume));
+    let plugin = plugin.ok_or_else(|| VolumeError::NoPlugin(volume.name.clone()))?;
+    let begun = std::time::Instant::now();
+    let made = plugin.set_up(context, volume).await;
+    count(&label(context.pod_dir, volume, plugin.name()), made.is_ok(), begun);
+    made
+}
+
+/// The volumes that containers of the pod have as devices.
+#[must_use]
+pub fn devices(pod: &Pod) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (_, container) in pod::all_containers(pod) {
+        found.extend(container.volume_devices.into_iter().flatten().map(|device| device.name));
+    }
+    found
 }
 
 /// A volume's plugin in metrics: with the driver, where one is known.

@@ -70,7 +70,7 @@ use crate::{
     },
     topology::Topology,
     userns::UserNamespaces,
-    volume,
+    volume::{self, rounds::Rounds},
     worker::{backoff::BackOffs, turns::Turns},
 };
 
@@ -246,6 +246,8 @@ pub struct Worker {
     failures: u32,
     /// No round has been made yet.
     fresh: bool,
+    /// What is known of the pod's volumes.
+    volumes: Rounds,
     /// Since when the pod waits for its volumes, until it has them all.
     awaits_volumes: Option<Instant>,
     /// The sandbox of this round, and the containers that were started in it.
@@ -283,6 +285,7 @@ impl Worker {
             resize_error: None,
             failures: 0,
             fresh: true,
+            volumes: Rounds::default(),
             awaits_volumes: Some(Instant::now()),
             made: None,
             seen,

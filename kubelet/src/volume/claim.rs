@@ -52,34 +52,46 @@ impl VolumePlugin for Claim {
         })?;
         refers_to(&persistent, &claim).map_err(refused)?;
         check_mode(context.pod, &volume.name, &persistent)?;
-        if let Some(made) = CsiVolume::persistent(&persistent) {
-            let (pod, pod_dir) = (context.pod, context.pod_dir);
-            let request = Request { pod, pod_dir, volume: &made, name: &volume.name, read_only };
-            let path = context.csi.set_up(&request).await?;
-            grow(context, &claim, &persistent, &made, &path).await?;
-            return Ok(Mounted { path, read_only: read_only || made.read_only });
-        }
-        let spec = persistent.spec.clone().unwrap_or_default();
-        if let Some(source) = &spec.nfs {
-            let read_only = read_only || source.read_only == Some(true);
-            let options = spec.mount_options.as_deref().unwrap_or_default();
-            return nfs::set_up(context, &volume.name, source, options, read_only).await;
-        }
-        let path = node_path(&persistent)?;
-        if let Some(group) = context.fs_group()
-            && persistent
-                .spec
-                .as_ref()
-                .is_some_and(|s| s.local.is_some() && s.volume_mode.as_deref() != Some("Block"))
-        {
-            let context = pod::spec(context.pod).security_context.as_ref();
-            let policy = context.and_then(|c| c.fs_group_change_policy.as_deref());
-            if !ownership::is_settled(path.as_ref(), group, read_only, policy) {
-                ownership::apply(path.as_ref(), group, read_only)?;
-            }
-        }
-        Ok(Mounted { path: path.into(), read_only })
+        let made = persistent_volume(context, &volume.name, &claim, &persistent, read_only).await;
+        made.map_err(|source| VolumeError::Persistent { name: volume_name, source: Box::new(source) })
     }
+}
+
+/// Sets up a claim's volume.
+async fn persistent_volume(
+    context: &Context<'_>,
+    name: &str,
+    claim: &PersistentVolumeClaim,
+    persistent: &PersistentVolume,
+    read_only: bool,
+) -> Result<Mounted, VolumeError> {
+    if let Some(made) = CsiVolume::persistent(persistent) {
+        let (pod, pod_dir) = (context.pod, context.pod_dir);
+        let request = Request { pod, pod_dir, volume: &made, name, read_only };
+        let path = context.csi.set_up(&request).await?;
+        grow(context, claim, persistent, &made, &path).await?;
+        return Ok(Mounted { path, read_only: read_only || made.read_only });
+    }
+    let spec = persistent.spec.clone().unwrap_or_default();
+    if let Some(source) = &spec.nfs {
+        let read_only = read_only || source.read_only == Some(true);
+        let options = spec.mount_options.as_deref().unwrap_or_default();
+        return nfs::set_up(context, name, source, options, read_only).await;
+    }
+    let path = node_path(persistent)?;
+    if let Some(group) = context.fs_group()
+        && persistent
+            .spec
+            .as_ref()
+            .is_some_and(|s| s.local.is_some() && s.volume_mode.as_deref() != Some("Block"))
+    {
+        let context = pod::spec(context.pod).security_context.as_ref();
+        let policy = context.and_then(|c| c.fs_group_change_policy.as_deref());
+        if !ownership::is_settled(path.as_ref(), group, read_only, policy) {
+            ownership::apply(path.as_ref(), group, read_only)?;
+        }
+    }
+    Ok(Mounted { path: path.into(), read_only })
 }
 
 /// The volume that a claim is bound to.
@@ -183,6 +195,8 @@ fn node_path(volume: &PersistentVolume) -> Result<String, VolumeError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde_json::json;
 
     use super::*;
@@ -258,10 +272,10 @@ mod tests {
             ),
         ] {
             let checked = check_mode(&pod(list).build(), "x", &volume(json!({"volumeMode": mode})));
-            let told = checked.err().map(|error| error.told("x"));
-            let expected = text.map(|text| format!(
+            let told = checked.err().and_then(|error| error.event("x", &BTreeSet::new()));
+            let expected = text.map(|text| ("FailedMount", format!(
                 "Unable to attach or mount volumes: unmounted volumes=[x], unattached volumes=[], failed to process volumes=[x]: {text}"
-            ));
+            )));
             assert_eq!(told, expected, "{list} {mode}");
         }
         assert!(

@@ -19,6 +19,44 @@ fn every_plugin_has_its_own_name() {
 }
 
 #[test]
+fn events_tell_which_step_failed_for_which_volume() {
+    let csi = |call| VolumeError::Csi { driver: "d".into(), call, message: "rpc error: no".into() };
+    let of = |source| VolumeError::Persistent { name: "pv-1".into(), source: Box::new(source) };
+    let exhausted = || VolumeError::Exhausted { name: "n".into(), why: "full".into() };
+    let device = BTreeSet::from(["v".to_owned()]);
+    let none = BTreeSet::new();
+    for (error, devices, expected) in [
+        (
+            csi("NodePublishVolume"),
+            &none,
+            Some(("FailedMount", "MountVolume.SetUp failed for volume \"v\" : rpc error: no")),
+        ),
+        (
+            of(csi("NodeStageVolume")),
+            &none,
+            Some(("FailedMount", "MountVolume.MountDevice failed for volume \"pv-1\" : rpc error: no")),
+        ),
+        (
+            of(csi("NodeStageVolume")),
+            &device,
+            Some(("FailedMapVolume", "MapVolume.SetUpDevice failed for volume \"pv-1\" : rpc error: no")),
+        ),
+        (
+            of(csi("NodePublishVolume")),
+            &device,
+            Some(("FailedMapVolume", "MapVolume.MapPodDevice failed for volume \"pv-1\" : rpc error: no")),
+        ),
+        (of(VolumeError::NotAttached { name: "n".into(), why: "not yet attached".into() }), &none, None),
+        (of(exhausted()), &none, None),
+    ] {
+        let told = error.event("v", devices);
+        assert_eq!(told.as_ref().map(|(reason, message)| (*reason, message.as_str())), expected);
+    }
+    assert_eq!(of(exhausted()).exhausted(), Some("full"));
+    assert_eq!(csi("NodeStageVolume").exhausted(), None);
+}
+
+#[test]
 fn content_is_swapped_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
     let first = Payload::from([("a".into(), file("1")), ("d/b".into(), file("2"))]);

@@ -144,17 +144,25 @@ impl Worker {
         for kill in &plan.kill {
             self.kill_one(pod, runtime, kill).await;
         }
-        let mounted = match self.set_up_volumes(pod, runtime).await {
-            Ok(mounted) => mounted,
-            Err((name, VolumeError::Exhausted { why, .. })) if self.has_waited_for_volumes() => {
-                self.refuse_for_volumes(pod, &name, &why);
-                return None;
-            }
-            Err((name, error)) => {
-                self.failed(pod, "FailedMount", &error.told(&name));
-                return self.retry();
-            }
-        };
+        let stale = self.set_up_volumes(pod, runtime).await;
+        if self.rejected {
+            return None;
+        }
+        let names = pod::spec(pod).volumes.iter().flatten().map(|volume| volume.name.as_str());
+        let Some(mounted) = self.volumes.all(names) else { return stale.or_else(|| self.retry()) };
+        let next = self.fill_pod(pod, runtime, plan, &mounted, resized).await;
+        [next, stale].into_iter().flatten().min()
+    }
+
+    /// Makes the sandbox and starts containers, with the pod's volumes there.
+    async fn fill_pod(
+        &mut self,
+        pod: &Arc<Pod>,
+        runtime: &PodRuntime,
+        plan: &plan::Plan,
+        mounted: &BTreeMap<String, Mounted>,
+        resized: bool,
+    ) -> Option<Timestamp> {
         if let Some(since) = self.awaits_volumes.take() {
             volume::count_wait(pod, &self.pod_dir(pod), since);
         }
@@ -182,7 +190,7 @@ impl Worker {
         let Some(place) = place else { return self.retry() };
         self.failures = 0;
         self.made = Some((place.sandbox.clone(), vec![]));
-        self.start_all(pod, plan, &place, &mounted, image).await
+        self.start_all(pod, plan, &place, mounted, image).await
     }
 
     /// As long as upstream waits for volumes before it looks why they do not come.
@@ -374,24 +382,34 @@ impl Worker {
             .map_err(|error| format!("updating container {:?}: {error}", resize.name))
     }
 
-    async fn set_up_volumes(
-        &self,
-        pod: &Arc<Pod>,
-        runtime: &PodRuntime,
-    ) -> Result<BTreeMap<String, Mounted>, (String, VolumeError)> {
+    /// Sets up volumes, or brings them up to date. Answers when one that failed is due again.
+    async fn set_up_volumes(&mut self, pod: &Arc<Pod>, runtime: &PodRuntime) -> Option<Timestamp> {
         let node = self.facts(pod, runtime.sandboxes.iter().find(|s| s.ready).map(|s| s.ips.clone()));
         let dir = self.pod_dir(pod);
+        let shared = Arc::clone(&self.shared);
         let context = volume::Context {
             pod,
-            objects: &*self.shared.objects,
+            objects: &*shared.objects,
             node: &node,
             pod_dir: &dir,
-            csi: &self.shared.csi,
-            certificates: self.shared.certificates.as_ref(),
-            trust_bundles: self.shared.gates.has(Gate::ClusterTrustBundleProjection),
+            csi: &shared.csi,
+            certificates: shared.certificates.as_ref(),
+            trust_bundles: shared.gates.has(Gate::ClusterTrustBundleProjection),
             now: Timestamp::now(),
         };
-        volume::set_up(&context).await
+        let failed = volume::set_up(&context, &mut self.volumes).await;
+        let devices = volume::devices(pod);
+        for (name, error) in &failed {
+            if let Some(why) = error.exhausted().filter(|_| self.has_waited_for_volumes()) {
+                self.refuse_for_volumes(pod, name, why);
+                return None;
+            }
+            match error.event(name, &devices) {
+                Some((reason, message)) => self.failed(pod, reason, &message),
+                None => traces::fail(|| error.to_string()),
+            }
+        }
+        self.volumes.next_due()
     }
 
     fn facts(&self, pod: &Pod, ips: Option<Vec<String>>) -> NodeFacts {

@@ -211,15 +211,20 @@ fn found(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// A file of a container's cgroup, wherever the node has it.
+/// A file of a container's cgroup.
 fn cgroup_file(c: &Cluster, ns: &str, pod: &str, controller: &str, name: &str) -> Result<String> {
+    Ok(fs::read_to_string(cgroup_folder(c, ns, pod, controller)?.join(name))?.trim().to_owned())
+}
+
+/// The cgroup of a pod's first container, wherever the node has it.
+pub(crate) fn cgroup_folder(c: &Cluster, ns: &str, pod: &str, controller: &str) -> Result<PathBuf> {
     let id = field(c, ns, &format!("pod/{pod}"), ".status.containerStatuses[0].containerID")?;
     let id = id.rsplit('/').next().context("an id")?.to_owned();
     let mut folders = vec![Path::new("/sys/fs/cgroup").join(controller)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().contains(&id) {
-                return Ok(fs::read_to_string(entry.path().join(name))?.trim().to_owned());
+                return Ok(entry.path());
             }
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 folders.push(entry.path());

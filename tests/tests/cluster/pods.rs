@@ -1,12 +1,12 @@
 //! One pod: its containers' lives, what they see and what holds them.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json as told};
 use tests::{Cluster, runner::Test};
 
-use crate::{apply, busybox, field, only_node, ready, run, shell, wait_field};
+use crate::{apply, busybox, field, kubelet::cgroup_folder, only_node, ready, run, shell, wait_field};
 
 pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("probes by command, HTTP and TCP restart, hold back and let through", probes),
@@ -23,6 +23,10 @@ pub(crate) const TESTS: &[Test<Cluster>] = &[
     ("a container runs as the user, and with the rights, that it is given", security),
     ("secrets and projected volumes follow their changes", projected),
     ("a pod that names what is not there says so", broken),
+    (
+        "a container starts anew with a volume whose source is gone, and no process outlives its pod",
+        leftovers,
+    ),
     ("gRPC probes ask the service they name", grpc),
     ("hooks by HTTP and by sleep, and probes with their own port names", other_hooks),
     ("a pod has its deadline, and a message of its last words", deadline),
@@ -476,8 +480,8 @@ fn in_cluster(c: &Cluster, ns: &str) -> Result<()> {
 
 fn volumes(c: &Cluster, ns: &str) -> Result<()> {
     let host = c.folder().join("host");
-    std::fs::create_dir_all(&host)?;
-    std::fs::write(host.join("hello"), "from the host\n")?;
+    fs::create_dir_all(&host)?;
+    fs::write(host.join("hello"), "from the host\n")?;
     run(c, ns, &["create", "configmap", "files", "--from-literal=one=1", "--from-literal=two=2"])?;
     let spec = format!(
         "  terminationGracePeriodSeconds: 1\n  volumes:\n  - {{name: shared, emptyDir: {{}}}}\n  - {{name: memory, emptyDir: {{medium: Memory, sizeLimit: 8Mi}}}}\n  \
@@ -496,7 +500,7 @@ fn volumes(c: &Cluster, ns: &str) -> Result<()> {
     ensure!(there == "hello\npart\n", "{there}");
     let refused = run(c, ns, &["exec", "full", "-c", "other", "--", "touch", "/there/no"]);
     ensure!(refused.is_err_and(|e| e.to_string().contains("Read-only file system")), "it could be written");
-    ensure!(std::fs::read_to_string(host.join("answer"))? == "back\n", "the host sees it");
+    ensure!(fs::read_to_string(host.join("answer"))? == "back\n", "the host sees it");
     ensure!(shell(c, ns, "full", "cat /host/hello")? == "from the host", "the pod sees it");
     ensure!(shell(c, ns, "full", "grep ' /memory ' /proc/mounts")?.starts_with("tmpfs"), "memory is memory");
     ensure!(
@@ -635,12 +639,41 @@ fn broken(c: &Cluster, ns: &str) -> Result<()> {
     })
 }
 
+fn leftovers(c: &Cluster, ns: &str) -> Result<()> {
+    run(c, ns, &["create", "configmap", "source", "--from-literal=key=value"])?;
+    let volume =
+        "    volumeMounts: [{name: v, mountPath: /v}]\n  volumes: [{name: v, configMap: {name: source}}]\n";
+    apply(c, ns, &busybox("left", volume))?;
+    ready(c, ns, "left")?;
+    run(c, ns, &["delete", "configmap", "source"])?;
+    shell(c, ns, "left", "kill 1")?;
+    wait_field(c, ns, "pod/left", ".status.containerStatuses[0].restartCount", "1")?;
+    ready(c, ns, "left")?;
+    ensure!(shell(c, ns, "left", "cat /v/key")? == "value", "the volume is what it was");
+    // A process that the runtime knows nothing of, in the pod's cgroup.
+    let controller = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "" } else { "memory" };
+    let container = cgroup_folder(c, ns, "left", controller)?;
+    let of_pod = container.parent().context("a container's cgroup is within its pod's")?;
+    let strange = of_pod.join("strange");
+    fs::create_dir(&strange)?;
+    let mut process = Command::new("sleep").arg("600").spawn()?;
+    fs::write(strange.join("cgroup.procs"), process.id().to_string())?;
+    run(c, ns, &["delete", "pod", "left"])?;
+    let gone = c.eventually("the pod's cgroup is gone", 60, |_| Ok((!of_pod.exists()).then_some(())));
+    let lives = process.try_wait()?.is_none();
+    if lives {
+        process.kill()?;
+        process.wait()?;
+    }
+    gone?;
+    ensure!(!lives, "the process lives on");
+    Ok(())
+}
+
 fn grpc(c: &Cluster, ns: &str) -> Result<()> {
     // etcd answers the protocol of gRPC's health checks; the host has it.
-    let etcd = ["/usr/bin/etcd", "/usr/local/bin/etcd"]
-        .iter()
-        .find(|p| std::path::Path::new(p).exists())
-        .context("etcd")?;
+    let etcd =
+        ["/usr/bin/etcd", "/usr/local/bin/etcd"].iter().find(|p| Path::new(p).exists()).context("etcd")?;
     let server = |name: &str, service: &str| {
         pod(
             name,
@@ -793,7 +826,7 @@ fn static_pods(c: &Cluster, ns: &str) -> Result<()> {
     let node = c.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"])?;
     let file = c.state().join("nodes").join(&node).join("manifests").join(format!("{ns}.yaml"));
     let text = busybox("still", "").replace("{name: still", &format!("{{namespace: {ns}, name: still"));
-    std::fs::write(&file, &text)?;
+    fs::write(&file, &text)?;
     let name = format!("still-{node}");
     let outcome = (|| {
         c.eventually("a mirror of it is in the API", 60, |c| {
@@ -812,14 +845,14 @@ fn static_pods(c: &Cluster, ns: &str) -> Result<()> {
     })();
     let outcome = outcome.and_then(|()| {
         // What the API would not take is not run either, and goes if it did.
-        std::fs::write(&file, text.replace("spec:\n", "spec:\n  restartPolicy: Maybe\n"))?;
+        fs::write(&file, text.replace("spec:\n", "spec:\n  restartPolicy: Maybe\n"))?;
         c.eventually("the kubelet says what is wrong with a manifest", 60, |c| {
             let said = "invalid pod: spec.restartPolicy: Unsupported value: \\\"Maybe\\\"";
             let log = c.log("kubelet")?;
             Ok((log.contains(said) || log.contains(&said.replace('\\', ""))).then_some(()))
         })
     });
-    std::fs::remove_file(&file)?;
+    fs::remove_file(&file)?;
     outcome?;
     c.eventually("without its manifest it goes", 60, |c| {
         Ok(run(c, ns, &["get", "pod", &name]).is_err().then_some(()))
@@ -873,7 +906,7 @@ fn more_volumes(c: &Cluster, ns: &str) -> Result<()> {
         field(c, ns, "pvc/data", ".metadata.finalizers[0]")? == "kubernetes.io/pvc-protection",
         "a claim in use is held"
     );
-    ensure!(std::fs::read_to_string(path.join("of-writer/word"))? == "kept\n", "on the host");
+    ensure!(fs::read_to_string(path.join("of-writer/word"))? == "kept\n", "on the host");
     run(c, ns, &["delete", "pod", "writer"])?;
     c.eventually("the claim goes with its last user", 30, |c| {
         Ok(run(c, ns, &["get", "pvc", "data"]).is_err().then_some(()))
