@@ -296,7 +296,7 @@ fn discovered(remote: &Remote) -> Vec<Value> {
 
 /// The answer for a group version whose server does not work.
 fn unavailable() -> Status {
-    Status::unavailable("service unavailable")
+    Status::unavailable("service unavailable").in_plain_text()
 }
 
 #[cfg(test)]

@@ -78,8 +78,14 @@ pub enum Part {
     Authorization,
     /// Waiting for etcd.
     Etcd,
-    /// Writing the answer's objects in the form that was asked for.
+    /// Reading what is stored.
+    Decoding,
+    /// Bringing objects to the form that was asked for.
+    Transformation,
+    /// Writing the answer's objects in the encoding that was asked for.
     Serialization,
+    /// Sending an answer that is written while it is sent.
+    Write,
     /// Webhooks that change it, one after the other.
     MutatingWebhooks,
     /// Webhooks that judge it, all at once.
@@ -94,7 +100,10 @@ impl Part {
             Self::Queue => "apf-queue-wait",
             Self::Authorization => "authorization",
             Self::Etcd => "etcd",
+            Self::Decoding => "decode-response-object",
+            Self::Transformation => "transform-response-object",
             Self::Serialization => "serialize-response-object",
+            Self::Write => "response-write",
             Self::MutatingWebhooks => "mutating-webhook",
             Self::ValidatingWebhooks => "validating-webhook",
         }

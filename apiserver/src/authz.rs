@@ -21,6 +21,7 @@ use crate::{
     egress::Route,
     metrics,
     objects::Objects,
+    response::sanitized,
 };
 
 pub mod abac;
@@ -347,7 +348,7 @@ pub fn forbidden_message(attributes: &Attributes, reason: &str) -> String {
     let Attributes { user, verb, namespace, group, resource, subresource, path, .. } = attributes;
     let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
     if !attributes.is_resource {
-        return format!("User {:?} cannot {verb} path {path:?}{why}", user.name);
+        return sanitized(&format!("User {:?} cannot {verb} path {path:?}", user.name)) + &why;
     }
     let resource = match subresource.as_str() {
         "" => resource.to_string(),
@@ -357,7 +358,9 @@ pub fn forbidden_message(attributes: &Attributes, reason: &str) -> String {
         "" => "at the cluster scope".to_owned(),
         ns => format!("in the namespace {ns:?}"),
     };
-    format!("User {:?} cannot {verb} resource {resource:?} in API group {group:?} {scope}{why}", user.name)
+    let what =
+        format!("User {:?} cannot {verb} resource {resource:?} in API group {group:?} {scope}", user.name);
+    sanitized(&what) + &why
 }
 
 #[cfg(test)]
@@ -373,6 +376,22 @@ mod tests {
             let yes = attributes.verb == self.0;
             if yes { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
         }
+    }
+
+    #[test]
+    fn refusals_are_no_html() {
+        let user = Arc::new(User { name: "<b>".to_owned(), ..User::default() });
+        let asked = Attributes {
+            user,
+            verb: "get".into(),
+            resource: "pods".into(),
+            is_resource: true,
+            ..Attributes::default()
+        };
+        let said = forbidden_message(&asked, "a < b");
+        let want =
+            "User \"&lt;b&gt;\" cannot get resource \"pods\" in API group \"\" at the cluster scope: a < b";
+        assert_eq!(said, want);
     }
 
     /// Decides the same of everything.

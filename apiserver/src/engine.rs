@@ -6,7 +6,7 @@
 //!
 //! Contract: API conventions; upstream's `registry/generic/registry.Store` and `endpoints/handlers`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use crate::{
     audit::{self, Part},
     auth::Attributes,
     field::{Error, ErrorList, Path},
-    negotiation::{Form, Media, Offer},
+    negotiation::{self, Form, Media, Offer},
     object::Object,
     registry::{
         Resource, SideEffects, StrategyContext, Subresource, Undo, apiextensions::custom::CustomKind,
@@ -29,7 +29,7 @@ use crate::{
     request_path::info::{Query, RequestInfo},
     response::{self, Body},
     server::Server,
-    status::{GroupName, Status},
+    status::{GroupName, Reason, Status},
     storage::{Entry, ResourceId, StorageError},
 };
 
@@ -59,6 +59,9 @@ pub(crate) mod warning;
 mod write;
 
 pub use listing::Compressed;
+
+/// So long may a write take, whatever a client gives it.
+const LONGEST_WRITE: Duration = Duration::from_secs(34);
 
 /// Whether a query is one of a list, one of a watch, and names a part of a list.
 pub fn understands(query: &str) -> [bool; 3] {
@@ -112,14 +115,21 @@ pub async fn serve(
     if !resource.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
         return Err(Status::no_such_path());
     }
+    if resource.namespaced && info.namespace.is_empty() {
+        check_across_namespaces(&resource, &info)?;
+    }
     let offer = Offer {
         protobuf: codec::has_message(&info.api_version(), resource.kind),
         cbor: server.speaks_cbor(),
         table: resource.verbs.contains(&"get"),
         watch: info.verb == "watch",
-        pretty: matches!(info.query.get("pretty"), "1" | "true"),
+        // Frames are lines.
+        pretty: info.verb != "watch" && negotiation::is_for_people(&info.query, &headers),
     };
     let media = Media::choose(&headers, offer)?;
+    if media.form == Form::Table {
+        table::check(info.query.get("includeObject"))?;
+    }
     let mut call = Call {
         server: server.clone(),
         resource,
@@ -134,12 +144,37 @@ pub async fn serve(
         call.warnings.push(warning.to_owned());
     }
     deprecation::tell(&mut call);
-    let mut response = match call.dispatch().await {
+    call.check_metadata_form()?;
+    let answer = if matches!(call.info.verb.as_str(), "create" | "update" | "patch" | "delete") {
+        // Boxed where it is made, as it is large.
+        let ended = tokio::time::timeout(LONGEST_WRITE, Box::pin(call.dispatch())).await;
+        ended.unwrap_or_else(|_| {
+            Err(Status::timeout(
+                "request did not complete within requested timeout - context deadline exceeded",
+            ))
+        })
+    } else {
+        call.dispatch().await
+    };
+    let mut response = match answer {
         Ok(response) => response,
         Err(status) => return Err(status.with_warnings(call.warnings)),
     };
     warning::append(response.headers_mut(), &call.warnings);
     Ok(response)
+}
+
+/// What is in namespaces can be listed and watched in all of them; everything else is done in one.
+fn check_across_namespaces(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
+    if matches!(info.verb.as_str(), "list" | "watch") {
+        return Ok(());
+    }
+    // Where lists have a route, other methods are refused; custom resources have none.
+    let is_routed = resource.strategy.custom().is_none() && resource.verbs.contains(&"list");
+    if is_routed && info.name.is_empty() {
+        return Err(Status::no_such_method());
+    }
+    Err(Status::no_such_path())
 }
 
 /// The one translation of store failures.
@@ -199,7 +234,10 @@ impl Call {
             _ => {}
         }
         if !sub.is_empty() && !self.has_view(&sub) {
-            return Err(Status::no_such_path());
+            return Err(match self.custom() {
+                Some(_) => Status::not_found(&self.resource.group_resource(), &self.info.name),
+                None => Status::no_such_path(),
+            });
         }
         let allowed = if sub.is_empty() {
             self.resource.verbs.contains(&self.info.verb.as_str())
@@ -243,6 +281,29 @@ impl Call {
             Some(_) => Status::method_not_allowed(&self.resource.group_resource(), &self.info.verb),
             None => Status::no_such_method(),
         }
+    }
+
+    /// Metadata of a list is none of one object, and the other way round.
+    fn check_metadata_form(&self) -> Result<(), Status> {
+        if self.media.form != Form::Metadata {
+            return Ok(());
+        }
+        let kind = match self.custom() {
+            Some(_) => "*unstructured.Unstructured".to_owned(),
+            None => format!("*{}.{}", self.package(), self.resource.kind),
+        };
+        let why = match (self.info.verb.as_str(), self.media.of_list) {
+            ("get", true) => format!(
+                "you requested PartialObjectMetadataList, but the requested object is not a list ({kind})"
+            ),
+            ("list" | "deletecollection", false) => {
+                format!(
+                    "you requested PartialObjectMetadata, but the requested object is a list ({kind}List)"
+                )
+            }
+            _ => return Ok(()),
+        };
+        Err(Status::new(406, Reason::NotAcceptable, why))
     }
 
     fn virtual_resource(&self, target: &str) -> Option<Arc<dyn VirtualResource>> {
@@ -299,7 +360,7 @@ impl Call {
 
     /// A value that has one form only.
     fn respond_value(&self, code: u16, value: &Value) -> Result<Response<Body>, Status> {
-        let media = Media { form: Form::Object, beta: false, ..self.media };
+        let media = Media { form: Form::Object, beta: false, of_list: false, ..self.media };
         let bytes = audit::measured(Part::Serialization, || media.encode(value))?;
         Ok(response::of(code, media.content_type(), response::full(bytes)))
     }
@@ -365,7 +426,7 @@ impl Call {
     }
 
     pub(crate) fn decode_entry(&self, entry: &Entry) -> Result<Object, Status> {
-        let object = Object::from_slice(entry.json()).map_err(|e| {
+        let object = audit::measured(Part::Decoding, || Object::from_slice(entry.json())).map_err(|e| {
             Status::internal(format!("decoding stored {} {}: {e}", self.resource.plural, entry.name()))
         })?;
         Ok(object)
@@ -500,14 +561,14 @@ impl Call {
     }
 
     pub(crate) fn respond_object(&self, code: u16, object: Object) -> Result<Response<Body>, Status> {
-        let object = self.to_requested(object)?;
-        let value = match self.media.form {
-            Form::Object => object.into_value(),
-            Form::Table => {
-                table::of(&self.resource, &[object], self.info.query.get("includeObject"), json!({}))
-            }
-            Form::Metadata => partial(&object),
-        };
+        let value = audit::measured(Part::Transformation, || {
+            let object = self.to_requested(object)?;
+            Ok::<_, Status>(match self.media.form {
+                Form::Object => object.into_value(),
+                Form::Table => table::of_one(&self.resource, object, self.info.query.get("includeObject")),
+                Form::Metadata => partial(&object),
+            })
+        })?;
         let bytes = audit::measured(Part::Serialization, || self.media.encode(&value))?;
         Ok(response::of(code, self.media.content_type(), response::full(bytes)))
     }

@@ -316,7 +316,7 @@ pub fn seats_of_list(listed: Listed, by_size: bool) -> u32 {
 
 /// 429 of a request that found no place.
 pub fn refused() -> Status {
-    Status::too_many_requests("Too many requests, please try again later.", 1)
+    Status::too_many_requests("Too many requests, please try again later.", 1).in_plain_text()
 }
 
 fn uid(object: &Object) -> &str {

@@ -36,6 +36,7 @@ pub mod health;
 mod hostile;
 pub mod http;
 pub mod leaderelection;
+pub mod logs;
 mod metrics;
 pub mod negotiation;
 pub mod object;

@@ -6,18 +6,18 @@
 use std::{borrow::Cow, cmp::Reverse};
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use proto::{cbor, codec, node::Node};
 use serde_json::Value;
 
-use crate::{schema, status::Status};
+use crate::{request_path::info::Query, schema, status::Status};
 
 /// How a response is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// JSON, indented when asked for.
     Json {
-        /// `?pretty=1`.
+        /// As [`is_for_people`] says.
         pretty: bool,
     },
     /// YAML.
@@ -48,6 +48,8 @@ pub struct Media {
     pub form: Form,
     /// Tables and metadata are asked for by their older name, `meta.k8s.io/v1beta1`.
     pub beta: bool,
+    /// Metadata is asked for as that of a list.
+    pub of_list: bool,
 }
 
 /// What can be served.
@@ -61,8 +63,19 @@ pub struct Offer {
     pub table: bool,
     /// The response is a watch, which has no YAML form.
     pub watch: bool,
-    /// `?pretty=1`.
+    /// JSON is indented.
     pub pretty: bool,
+}
+
+/// Whether JSON is to be indented: as the query says, and else for browsers and what people use like them.
+pub fn is_for_people(query: &Query, headers: &HeaderMap) -> bool {
+    match query.get("pretty") {
+        "" => {
+            let agent = headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
+            [&b"curl"[..], b"Wget", b"Mozilla/5.0"].iter().any(|people| agent.starts_with(people))
+        }
+        said => matches!(said, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+    }
 }
 
 /// One clause of an Accept header.
@@ -82,7 +95,7 @@ pub fn offered(cbor: bool) -> &'static [&'static str] {
 impl Media {
     /// Plain JSON.
     pub const JSON: Self =
-        Self { encoding: Encoding::Json { pretty: false }, form: Form::Object, beta: false };
+        Self { encoding: Encoding::Json { pretty: false }, form: Form::Object, beta: false, of_list: false };
 
     /// Chooses by the Accept header.
     pub fn choose(headers: &HeaderMap, offer: Offer) -> Result<Self, Status> {
@@ -102,9 +115,9 @@ impl Media {
     }
 
     /// How a failure is written for this client: as it asked, or else as JSON.
-    pub fn of_failure(headers: &HeaderMap, cbor: bool) -> Self {
-        let offer = Offer { protobuf: true, cbor, table: true, watch: false, pretty: false };
-        Self { form: Form::Object, ..Self::choose(headers, offer).unwrap_or(Self::JSON) }
+    pub fn of_failure(headers: &HeaderMap, cbor: bool, pretty: bool) -> Self {
+        let offer = Offer { protobuf: true, cbor, table: true, watch: false, pretty };
+        Self { form: Form::Object, of_list: false, ..Self::choose(headers, offer).unwrap_or(Self::JSON) }
     }
 
     /// Whether stored bytes can be sent as they are.
@@ -275,6 +288,7 @@ impl<'a> Clause<'a> {
             "PartialObjectMetadata" | "PartialObjectMetadataList" => Form::Metadata,
             _ => return None,
         };
+        media.of_list = kind == "PartialObjectMetadataList" && media.form == Form::Metadata;
         media.beta = version == "v1beta1" && media.form != Form::Object;
         // Metadata is a message of its own, which custom resources have as well.
         let is_spoken = encoding != Encoding::Cbor || offer.cbor;

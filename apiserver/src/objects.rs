@@ -102,6 +102,8 @@ pub const IP_ADDRESSES: Kind = Kind { group: "networking.k8s.io", resource: "ipa
 pub const SERVICE_CIDRS: Kind = Kind { group: "networking.k8s.io", resource: "servicecidrs" };
 /// `resourceslices.resource.k8s.io`.
 pub const RESOURCE_SLICES: Kind = Kind { group: "resource.k8s.io", resource: "resourceslices" };
+/// `deviceclasses.resource.k8s.io`.
+pub const DEVICE_CLASSES: Kind = Kind { group: "resource.k8s.io", resource: "deviceclasses" };
 /// `resourceclaims.resource.k8s.io`.
 pub const RESOURCE_CLAIMS: Kind = Kind { group: "resource.k8s.io", resource: "resourceclaims" };
 /// `mutatingwebhookconfigurations.admissionregistration.k8s.io`.

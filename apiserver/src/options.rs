@@ -77,6 +77,8 @@ pub struct Config {
     pub tracing: Option<PathBuf>,
     /// `--profiling`.
     pub profiling: bool,
+    /// `--enable-logs-handler`.
+    pub shows_logs: bool,
     /// `--debug-socket-path`.
     pub debug_socket: Option<PathBuf>,
     /// `--enable-garbage-collector`.
@@ -278,6 +280,12 @@ const SERVER: &[Line] = &[
         "file that says where traces of requests are sent, and of how many",
     ),
     ("profiling", Kind::Bool, "true", "serve /debug, to those who may ask for it"),
+    (
+        "enable-logs-handler",
+        Kind::Bool,
+        "false",
+        "serve files of /var/log under /logs, to those who may ask for them",
+    ),
     ("debug-socket-path", Kind::String, "", "socket that /debug is served at, to this machine's user only"),
     (
         "shutdown-delay-duration",
@@ -544,6 +552,7 @@ impl Config {
             flags: values.effective(),
             metrics: metrics(values)?,
             profiling: values.bool("profiling"),
+            shows_logs: values.bool("enable-logs-handler"),
             debug_socket: path(values, "debug-socket-path"),
             collects_garbage: values.bool("enable-garbage-collector"),
             deletes_at_once: at_least_one(values, "delete-collection-workers")?,
@@ -1085,7 +1094,6 @@ mod tests {
             ("--emulated-version=kube=1.35", "no version but 1.36"),
             ("--min-compatibility-version=1.33", "must be 1.35"),
             ("--show-hidden-metrics-for-version=1.34", "previous minor version"),
-            ("--enable-logs-handler", "not served"),
             ("--contention-profiling", "not recorded"),
             ("--lease-reuse-duration-seconds=30", "60 seconds"),
             ("--etcd-servers-overrides=events#http://e:2379", "must be of format: group/resource#servers"),

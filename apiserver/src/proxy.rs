@@ -136,6 +136,9 @@ pub async fn serve(
     if !allows(row.end, request.method()) {
         return Err(Status::method_not_allowed(&resource.group_resource(), &info.verb));
     }
+    if !row.options.is_empty() && info.query.has("dryRun") {
+        return Err(Status::bad_request("dryRun is not supported"));
+    }
     let connect = Connect { server, info, attributes, client: peer.address, request };
     if !row.options.is_empty() {
         connect.admit(row, resource).await?;

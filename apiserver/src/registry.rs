@@ -303,6 +303,8 @@ pub enum Propagation {
     Background,
     /// Dependents go first.
     Foreground,
+    /// Nothing depends on objects of the kind, whatever is asked for.
+    Unsupported,
 }
 
 /// Effects of a write outside the object's own key (cluster IPs, node ports), taken before and
@@ -362,6 +364,10 @@ impl Resource {
     /// `deployments.apps`.
     pub fn group_resource(&self) -> GroupName {
         GroupName::new(self.group, self.plural)
+    }
+    /// Whether its objects are namespaces.
+    pub fn is_namespaces(&self) -> bool {
+        self.group.is_empty() && self.plural == "namespaces"
     }
     /// What a creator may not set goes: what is behind feature gates, then what the kind says.
     pub fn prepare_create(&self, object: &mut Object, ctx: &StrategyContext<'_>) -> Result<(), Status> {

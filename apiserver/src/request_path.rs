@@ -15,7 +15,7 @@ use component_base::{
     traces::{self, Tracer},
 };
 use futures::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
@@ -65,6 +65,8 @@ struct Notes {
     watched: OnceLock<Watched>,
     /// Set where a request for objects was let through to them.
     inside: OnceLock<()>,
+    /// Set where a request was ended for the server's own protection.
+    terminated: OnceLock<()>,
 }
 
 /// What the connection knows of its peer.
@@ -108,10 +110,11 @@ async fn serve(
     let (received, begun) = (Timestamp::now(), Instant::now());
     let audit_id = audit_id(request.headers());
     // Who does not reach an object gets no CBOR: the stages before do not speak it.
-    let media = Media::of_failure(request.headers(), false);
-    let media_inside = server.speaks_cbor().then(|| Media::of_failure(request.headers(), true));
     let uri = request.uri();
     let info = Arc::new(RequestInfo::new(request.method(), uri.path(), uri.query().unwrap_or_default()));
+    let pretty = negotiation::is_for_people(&info.query, request.headers());
+    let media = Media::of_failure(request.headers(), false, pretty);
+    let media_inside = server.speaks_cbor().then(|| Media::of_failure(request.headers(), true, pretty));
     let described = server.auditor.as_ref().map(|auditor| {
         let id = audit_id.to_str().unwrap_or_default().to_owned();
         (auditor.clone(), Described::new(id, received, uri, request.headers(), peer.address))
@@ -131,22 +134,31 @@ async fn serve(
     let stages = Box::pin(stages(server.clone(), peer, request, info, described, &notes));
     let trace = server.tracer.as_ref().map(Tracer::trace);
     let stages = audit::scope(notes.audit.clone(), traces::scope(trace.clone(), stages));
-    let answer = std::panic::AssertUnwindSafe(stages).catch_unwind().await.unwrap_or_else(|_| {
+    let mut panicked = None;
+    let answer = std::panic::AssertUnwindSafe(stages).catch_unwind().await.unwrap_or_else(|panic| {
         tracing::error!("a request handler panicked");
+        let said = panic.downcast_ref::<&str>().copied();
+        let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
+        let recorded = format!("APIServer panic'd: {said}");
+        panicked = Some(Status::new(500, Reason::InternalError, recorded).to_value());
         // A request breaks once.
         notes.last.set(Stage::Panic).ok();
-        Err(Status::internal("This request caused apiserver to panic. Look in the logs for details."))
+        let why = "This request caused apiserver to panic. Look in the logs for details.";
+        Err(Status::new(500, Reason::InternalError, why).in_plain_text())
     });
     let (response, status) = match answer {
         Ok(response) => (response, None),
         Err(status) => {
             let inside = media_inside.filter(|_| notes.inside.get().is_some());
-            (response::failure(&status, inside.unwrap_or(media)), Some(status.to_value()))
+            // Audit knows what a Status says, and of a text that there was one.
+            let told = panicked.or_else(|| (!status.is_plain()).then(|| status.to_value()));
+            (response::failure(&status, inside.unwrap_or(media)), told)
         }
     };
     let last = notes.last.get().copied().unwrap_or(Stage::ResponseComplete);
     let watched = notes.watched.take();
-    let mut response = asked.answered(&server, response, status, (last, watched)).await;
+    let terminated = notes.terminated.get().is_some();
+    let mut response = asked.answered(&server, response, status, (last, watched, terminated)).await;
     if let Some(trace) = trace {
         trace.end(response.status().as_u16(), || {
             vec![traces::text("audit-id", audit_id.to_str().unwrap_or_default())]
@@ -213,7 +225,7 @@ async fn stages(
         }
         if !timed("audit", notes.audit.stage(Stage::RequestReceived)).await {
             audit::rejected();
-            return Err(Status::internal("failed to store audit event"));
+            return Err(failed_before(request.uri(), "failed to store audit event"));
         }
         if let Some(proxy) = &server.authentication.front_proxy {
             proxy.clear(request.headers_mut());
@@ -227,7 +239,7 @@ async fn stages(
         let attributes = info.attributes(&user);
         let waiting = flow_control(&server, &info, &attributes, notes);
         let _place = timed("priorityandfairness", waiting).await?;
-        timed("authorization", authorize(&server, &attributes)).await?;
+        timed("authorization", authorize(&server, &attributes, request.uri())).await?;
         if let Some(barrier) = &server.untold {
             barrier.admit(&attributes)?;
         }
@@ -241,7 +253,10 @@ async fn stages(
     }
     match tokio::time::timeout(timeout, serving).await {
         Ok(answer) => answer,
-        Err(_) => Err(Status::timeout("request did not complete within the allotted timeout")),
+        Err(_) => {
+            notes.terminated.set(()).ok();
+            Err(Status::timeout("request did not complete within the allotted timeout"))
+        }
     }
 }
 
@@ -318,6 +333,11 @@ async fn route(
     }
     if let Some(answer) = server.pages.answer(&info.path, &headers) {
         return answer;
+    }
+    if let Some(logs) = &server.logs
+        && let Some(answer) = logs.answer(&method, &info.path, &headers).await
+    {
+        return Ok(answer);
     }
     if server.profiling
         && let Some(answer) = debug::answer(&method, &info.path, &body)
@@ -479,6 +499,9 @@ async fn flow_control<'a>(
             let ticket = filter.admit(request, need, attributes).await;
             drop(waiting);
             notes.audit.wait(begun.elapsed());
+            if ticket.is_err() {
+                notes.terminated.set(()).ok();
+            }
             let ticket = ticket?;
             if is_watch && let Some(watched) = filter.watch(info) {
                 // A request has its seats once.
@@ -490,7 +513,10 @@ async fn flow_control<'a>(
         InFlight::Bounded { reads, writes } => {
             let reading = matches!(info.verb.as_str(), "get" | "list" | "head" | "options");
             let limit = if reading { reads } else { writes };
-            limit.try_acquire().map(Place::Slot).map_err(|_| flowcontrol::refused())
+            limit.try_acquire().map(Place::Slot).map_err(|_| {
+                notes.terminated.set(()).ok();
+                flowcontrol::refused()
+            })
         }
     }
 }
@@ -501,7 +527,14 @@ fn note_decision(word: &str, reason: String) {
     audit::annotate("authorization.k8s.io/reason", reason);
 }
 
-async fn authorize(server: &Server, attributes: &Attributes) -> Result<(), Status> {
+/// What a stage says that fails before the request reaches objects.
+fn failed_before(uri: &Uri, why: &str) -> Status {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let said = response::sanitized(&format!("Internal Server Error: {target:?}: {why}"));
+    Status::new(500, Reason::InternalError, said).in_plain_text()
+}
+
+async fn authorize(server: &Server, attributes: &Attributes, uri: &Uri) -> Result<(), Status> {
     let begun = Instant::now();
     let decision = server.authorizer.authorize(attributes).await;
     metrics::authorized(&decision, begun.elapsed());
@@ -516,7 +549,7 @@ async fn authorize(server: &Server, attributes: &Attributes) -> Result<(), Statu
         }
         Decision::Failed { error, .. } => {
             audit::annotate("authorization.k8s.io/reason", "internal error".to_owned());
-            Err(Status::internal(error))
+            Err(failed_before(uri, &error))
         }
     }
 }

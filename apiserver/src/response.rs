@@ -89,12 +89,21 @@ pub fn text(code: u16, text: impl Into<String>) -> Response<Body> {
     response
 }
 
+/// A text that nobody takes for HTML.
+pub fn sanitized(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
 /// A failure as the client reads it, with `Retry-After` where the status says so.
 pub fn failure(status: &Status, media: Media) -> Response<Body> {
-    let value = status.to_value();
-    let mut response = match media.encode(&value) {
-        Ok(body) => of(status.code, media.content_type(), full(body)),
-        Err(_) => json(status.code, &value),
+    let mut response = if status.is_plain() {
+        text(status.code, format!("{status}\n"))
+    } else {
+        let value = status.to_value();
+        match media.encode(&value) {
+            Ok(body) => of(status.code, media.content_type(), full(body)),
+            Err(_) => json(status.code, &value),
+        }
     };
     crate::engine::warning::append(response.headers_mut(), status.warnings());
     let retry = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);

@@ -28,6 +28,7 @@ use crate::{
     flowcontrol::FlowControl,
     front::Front,
     health,
+    logs::Logs,
     objects::Objects,
     openapi::OpenApi,
     options::RequestLimits,
@@ -77,6 +78,8 @@ pub struct Server {
     pub pages: Pages,
     /// `--profiling`.
     pub profiling: bool,
+    /// The machine's logs, where they may be read.
+    pub logs: Option<Logs>,
     /// `--feature-gates`.
     pub gates: Gates,
     /// How requesters act as others.

@@ -127,6 +127,8 @@ pub struct Status {
     told: Option<Box<Value>>,
     /// What the client is warned of beside the failure.
     warnings: Vec<String>,
+    /// It is said in plain text, as stages do that come before objects.
+    is_plain: bool,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -184,6 +186,7 @@ impl Status {
             continues: None,
             told: None,
             warnings: Vec::new(),
+            is_plain: false,
         }
     }
 
@@ -246,6 +249,14 @@ impl Status {
     pub fn already_exists(resource: &GroupName, name: &str) -> Self {
         Self::new(409, Reason::AlreadyExists, format!("{resource} \"{name}\" already exists"))
             .about(resource, name)
+    }
+
+    /// 409 on create, of a name that the server made.
+    pub fn no_unique_name(resource: &GroupName, name: &str) -> Self {
+        let why = format!(
+            "{resource} \"{name}\" already exists, the server was not able to generate a unique name for the object"
+        );
+        Self::new(409, Reason::AlreadyExists, why).about(resource, name).with_retry_after(1)
     }
 
     /// 409: `Operation cannot be fulfilled on pods "x": why`.
@@ -339,6 +350,17 @@ impl Status {
     #[must_use]
     pub fn with_warnings(self, warnings: Vec<String>) -> Self {
         Self { warnings, ..self }
+    }
+
+    /// The same, said in plain text.
+    #[must_use]
+    pub fn in_plain_text(self) -> Self {
+        Self { is_plain: true, ..self }
+    }
+
+    /// Whether it is said in plain text.
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
     }
 
     /// What the client is warned of beside the failure.

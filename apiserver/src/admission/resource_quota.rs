@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use component_base::{
     config::ConfigError,
+    features::Gate,
     quantity::Quantity,
     quota::{self, Amounts},
 };
@@ -22,8 +23,7 @@ use serde_json::{Value, json};
 use super::{Configuration, Operation, Parts, Plugin, Request, items};
 use crate::{
     object::Object,
-    objects::{Objects, PERSISTENT_VOLUME_CLAIMS, PODS, RESOURCE_QUOTAS},
-    registry::Resource,
+    objects::{Objects, PERSISTENT_VOLUME_CLAIMS, PODS, RESOURCE_CLAIMS, RESOURCE_QUOTAS},
     status::{Reason, Status},
 };
 
@@ -32,8 +32,12 @@ pub(super) const NAME: &str = "ResourceQuota";
 /// Writers of one quota that collide try again; each round at least one of them wins.
 const ATTEMPTS: usize = 32;
 
+mod devices;
+
 struct ResourceQuota {
     objects: Arc<dyn Objects>,
+    /// Whether classes of devices stand for extended resources.
+    extended: bool,
     limited: Vec<Limited>,
 }
 
@@ -59,7 +63,8 @@ struct Limited {
 
 pub(super) fn new(parts: &Parts, configuration: Option<&Configuration>) -> Result<Arc<dyn Plugin>, String> {
     let limited = configuration.map(limited).transpose()?.unwrap_or_default();
-    Ok(Arc::new(ResourceQuota { objects: parts.objects.clone(), limited }))
+    let extended = parts.gates.has(Gate::DRAExtendedResource);
+    Ok(Arc::new(ResourceQuota { objects: parts.objects.clone(), extended, limited }))
 }
 
 fn limited(configuration: &Configuration) -> Result<Vec<Limited>, String> {
@@ -89,9 +94,12 @@ impl Plugin for ResourceQuota {
             return Ok(());
         }
         let Some(object) = request.object.as_deref() else { return Ok(()) };
-        let after = usage(request.resource, object);
+        let after = self.usage(request, object).await?;
         let old = request.old.filter(|_| request.operation == Operation::Update);
-        let before = old.map(|old| usage(request.resource, old)).unwrap_or_default();
+        let before = match old {
+            Some(old) => self.usage(request, old).await?,
+            None => Amounts::new(),
+        };
         let delta = increase(&before, &after);
         let all: Vec<Arc<Object>> = quotas.clone();
         quotas.retain(|quota| concerns(request, quota, object));
@@ -122,6 +130,15 @@ fn concerns(request: &Request<'_>, quota: &Object, object: &Object) -> bool {
 }
 
 impl ResourceQuota {
+    /// What an object uses.
+    async fn usage(&self, request: &Request<'_>, object: &Object) -> Result<Amounts, Status> {
+        let mut used = quota::usage(request.resource.group, request.resource.plural, object, None);
+        if self.extended && request.is_any(RESOURCE_CLAIMS) {
+            devices::add(&*self.objects, object, &mut used).await?;
+        }
+        Ok(used)
+    }
+
     /// Whether quotas cover all that is limited by its name.
     fn covered(
         &self,
@@ -271,10 +288,6 @@ fn shown(scope: &Value) -> String {
     let values = scope.get("values").and_then(Value::as_array).into_iter().flatten();
     let values: Vec<&str> = values.filter_map(Value::as_str).collect();
     format!("{{{} {} [{}]}}", field("scopeName"), field("operator"), values.join(" "))
-}
-
-fn usage(resource: &Resource, object: &Object) -> Amounts {
-    quota::usage(resource.group, resource.plural, object, None)
 }
 
 /// Requests and limits a quota needs stated and containers do not state: `cpu for: a,b`.

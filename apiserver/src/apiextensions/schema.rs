@@ -155,11 +155,6 @@ impl Schema {
         })
     }
 
-    /// Whether members of any name may be there.
-    pub fn has_additional(&self) -> bool {
-        matches!(self.additional, Some(Additional::Schema(_) | Additional::Allowed(true)))
-    }
-
     /// The types a value may have.
     pub fn kinds(&self) -> Vec<&str> {
         match self.kind.as_str() {

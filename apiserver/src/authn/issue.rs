@@ -130,6 +130,8 @@ impl Issuer {
         let claims = self.claims(&account, &spec["audiences"], bound, seconds, now);
         let token =
             self.key.sign(&claims).map_err(|e| Status::internal(format!("failed to generate token: {e}")))?;
+        let id = claims["jti"].as_str().unwrap_or_default();
+        audit::annotate("authentication.kubernetes.io/issued-credential-id", format!("JTI={id}"));
         let expires = now + SignedDuration::from_secs(seconds);
         request.set("spec", spec);
         request.set("status", json!({"token": token, "expirationTimestamp": rfc3339(expires)}));

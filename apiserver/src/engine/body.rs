@@ -48,14 +48,15 @@ impl Call {
             (*kind != PatchKind::Strategic || !is_custom) && (*name != cbor::APPLY_TYPE || cbor)
         };
         let kind = PATCHES.iter().filter(is_taken).find(|(name, _)| *name == sent).map(|(_, kind)| *kind);
-        if kind != Some(PatchKind::Apply) && self.info.query.has("force") {
+        let kind = kind.ok_or_else(|| {
+            let taken: Vec<&str> = PATCHES.iter().filter(is_taken).map(|(name, _)| *name).collect();
+            Status::unsupported_media_type(&taken)
+        })?;
+        if kind != PatchKind::Apply && self.info.query.has("force") {
             let why = "may not be specified for non-apply patch";
             return Err(self.bad_option(Error::forbidden(&Path::new("force"), why)));
         }
-        kind.ok_or_else(|| {
-            let taken: Vec<&str> = PATCHES.iter().filter(is_taken).map(|(name, _)| *name).collect();
-            Status::unsupported_media_type(&taken)
-        })
+        Ok(kind)
     }
 
     pub(super) fn field_validation(&self) -> Result<FieldValidation, Status> {
@@ -127,21 +128,28 @@ impl Call {
                  \"pkg/api/legacyscheme/scheme.go:30\""
             ));
         }
-        // Inside upstream's server every group is a package.
-        let package = match self.resource.group {
-            "" | "events.k8s.io" => "core",
-            group => group.split('.').next().unwrap_or_default(),
-        };
+        let package = self.package();
         (kind != self.resource.kind).then(|| {
             format!("converting ({version}.{kind}) to ({package}.{}): unknown conversion", self.resource.kind)
         })
     }
 
-    /// Reads the body of a patch that is one JSON object.
-    pub(super) fn read_patch(&mut self) -> Result<Value, Status> {
+    /// The package that has the kind inside upstream's server, where every group is one.
+    pub(super) fn package(&self) -> &'static str {
+        match self.resource.group {
+            "" | "events.k8s.io" => "core",
+            group => group.split('.').next().unwrap_or_default(),
+        }
+    }
+
+    /// Reads the body of a patch that is one JSON object; a strategic one speaks for itself where it is none.
+    pub(super) fn read_patch(&mut self, kind: PatchKind) -> Result<Value, Status> {
         let validation = self.field_validation()?;
         let body = self.body.clone();
-        let bad = |why: &str| Status::bad_request(format!("error decoding patch: {why}"));
+        let bad = |why: &str| match kind {
+            PatchKind::Strategic => Status::bad_request(why),
+            _ => Status::bad_request(format!("error decoding patch: {why}")),
+        };
         let node: Node<'_> =
             serde_json::from_slice(&body).map_err(|e| bad(&schema::syntax_error(&body, &e)))?;
         let word = match &node {
@@ -157,7 +165,12 @@ impl Call {
             )));
         }
         let decoded = schema::decode_untyped(&node);
-        self.judge_patch(validation, &decoded.object, decoded.strict)?;
+        let shown = if kind == PatchKind::Strategic {
+            patch::go_text(&decoded.object)
+        } else {
+            decoded.object.to_string()
+        };
+        self.judge_patch(validation, &shown, decoded.strict)?;
         Ok(decoded.object)
     }
 
@@ -166,26 +179,35 @@ impl Call {
         let validation = self.field_validation()?;
         let body = self.body.clone();
         let (patch, complaints) = patch::JsonPatch::parse(&body)?;
-        self.judge_patch(validation, &Value::Null, complaints)?;
+        self.judge_patch(validation, "null", complaints)?;
         Ok(patch)
     }
 
-    /// The patched object in its shape: what the patch made unknown or wrong is told. Where it was `converted` field by
-    /// field it is of its kind whatever it says.
-    pub(super) fn check_patched(&mut self, patched: Value, converted: bool) -> Result<Object, Status> {
+    /// The patched object in its shape: what the patch made unknown or wrong is told. Where it was merged by a
+    /// `strategic` patch, field by field, it is of its kind whatever it says, and that patch is shown of it.
+    pub(super) fn check_patched(
+        &mut self,
+        patched: Value,
+        strategic: Option<&Value>,
+    ) -> Result<Object, Status> {
         let validation = self.field_validation()?;
         let Some(id) = schema::type_of(&self.info.api_version(), self.resource.kind) else {
             return self.check_custom(patched, validation);
         };
+        let shown = || strategic.map_or_else(|| patched.to_string(), patch::go_text);
         let said = |name| patched.get(name).and_then(Value::as_str).unwrap_or_default();
-        if !converted && let Some(why) = self.foreign(said("apiVersion"), said("kind")) {
-            return Err(invalid_patch(&patched, why));
+        if strategic.is_none()
+            && let Some(why) = self.foreign(said("apiVersion"), said("kind"))
+        {
+            return Err(invalid_patch(shown(), why));
         }
         let decoded = match schema::decode(&Node::from(&patched), id) {
             Ok(decoded) => decoded,
-            Err(why) => return Err(invalid_patch(&patched, why)),
+            Err(why) => return Err(invalid_patch(shown(), why)),
         };
-        self.judge_patch(validation, &patched, decoded.strict)?;
+        if !decoded.strict.is_empty() {
+            self.judge_patch(validation, &shown(), decoded.strict)?;
+        }
         Object::from_value(decoded.object)
     }
 
@@ -195,21 +217,23 @@ impl Call {
             (Some(custom), Some(object)) => custom.shape(object),
             _ => Ok(Vec::new()),
         };
-        let unknown = unknown.map_err(|why| invalid_patch(&patched, why))?;
-        let complaints = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
-        self.judge_patch(validation, &patched, complaints)?;
+        let unknown = unknown.map_err(|why| invalid_patch(patched.to_string(), why))?;
+        if !unknown.is_empty() {
+            let complaints = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+            self.judge_patch(validation, &patched.to_string(), complaints)?;
+        }
         Object::from_value(patched)
     }
 
     fn judge_patch(
         &mut self,
         validation: FieldValidation,
-        patched: &Value,
+        shown: &str,
         complaints: Vec<String>,
     ) -> Result<(), Status> {
         match validation {
             FieldValidation::Strict if !complaints.is_empty() => {
-                Err(invalid_patch(patched, schema::strict_error(&complaints)))
+                Err(invalid_patch(shown.to_owned(), schema::strict_error(&complaints)))
             }
             FieldValidation::Warn => {
                 self.warn(complaints);
@@ -220,8 +244,8 @@ impl Call {
     }
 }
 
-fn invalid_patch(patched: &Value, why: impl Into<Cow<'static, str>>) -> Status {
+fn invalid_patch(shown: String, why: impl Into<Cow<'static, str>>) -> Status {
     let mut errors = ErrorList::new();
-    errors.push(Error::invalid(&Path::new("patch"), patched.to_string(), why.into()));
+    errors.push(Error::invalid(&Path::new("patch"), shown, why.into()));
     Status::invalid(&GroupName::new("", ""), "", &errors)
 }

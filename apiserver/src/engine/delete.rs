@@ -8,25 +8,25 @@ use bytes::Bytes;
 use component_base::features::Gate;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use http::Response;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use proto::node::Node;
 use serde_json::{Value, json};
+
+use fate::Fate;
 
 use super::{Call, delete_options, list_options, unreadable};
 use crate::{
     admission::Operation,
     object::Object,
-    objects::rfc3339,
-    registry::Propagation,
     response::Body,
     schema,
     status::Status,
-    storage::{Entry, ListPoint, ListRequest, StorageError},
+    storage::{Entry, StorageError},
 };
 
+pub(super) mod fate;
+
 const TRIES: usize = 5;
-const ORPHAN: &str = "orphan";
-const FOREGROUND: &str = "foregroundDeletion";
 
 /// What became of an object.
 pub(super) enum Outcome {
@@ -83,26 +83,6 @@ impl Call {
         Ok(options)
     }
 
-    fn propagation(&self, options: &Object, object: &Object) -> Result<Propagation, Status> {
-        match options.get("propagationPolicy").and_then(Value::as_str) {
-            Some("Orphan") => return Ok(Propagation::Orphan),
-            Some("Background") => return Ok(Propagation::Background),
-            Some("Foreground") => return Ok(Propagation::Foreground),
-            Some(other) => {
-                return Err(Status::bad_request(format!("invalid propagationPolicy {other:?}")));
-            }
-            None => {}
-        }
-        Ok(match options.get("orphanDependents").and_then(Value::as_bool) {
-            Some(true) => Propagation::Orphan,
-            Some(false) => Propagation::Background,
-            // Without a wish, finalizers already there say what was meant.
-            None if object.finalizers().contains(&ORPHAN) => Propagation::Orphan,
-            None if object.finalizers().contains(&FOREGROUND) => Propagation::Foreground,
-            None => self.resource.strategy.default_propagation(),
-        })
-    }
-
     pub(super) async fn delete(&mut self) -> Result<Response<Body>, Status> {
         let options = self.delete_options()?;
         if unreadable::is_asked(&options) {
@@ -134,46 +114,29 @@ impl Call {
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
     }
 
+    /// Deletes what a list with the same parameters would show, and answers with that list.
     pub(super) async fn delete_collection(&mut self) -> Result<Response<Body>, Status> {
         let options = self.delete_options()?;
         Self::refuse_many_unreadable(&options)?;
-        list_options::list(&self.info.query)?;
-        let (selection, converted) = self.split_selection(self.selection()?);
-        let scope = self.scope();
-        let request = ListRequest {
-            namespace: scope.as_deref(),
-            selection: &selection,
-            point: ListPoint::Consistent,
-            limit: 0,
-            continue_token: "",
-        };
-        let listing =
-            self.server.store.list(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
-        self.check_readable()?;
-        let entries = self.select_converted(listing.entries, &converted).await?;
-        let (mut items, mut warnings) = (Vec::new(), Vec::new());
+        let listed = self.listed().await?;
+        let mut warnings = Vec::new();
         {
             // Boxed, so that their type does not hold what they borrow.
             let deletions: Vec<BoxFuture<'_, _>> =
-                entries.iter().map(|entry| self.delete_one(entry, &options).boxed()).collect();
+                listed.listing.entries.iter().map(|entry| self.delete_one(entry, &options).boxed()).collect();
             let mut deletions = futures::stream::iter(deletions).buffered(self.server.deletes_at_once);
             while let Some((deleted, warned)) = deletions.next().await {
-                items.extend(deleted?);
+                deleted?;
                 warnings.extend(warned);
             }
         }
         self.warnings.extend(warnings);
-        let value = json!({"kind": self.list_kind(), "apiVersion": self.info.api_version(),
-            "metadata": {"resourceVersion": listing.rev.to_string()}, "items": items});
-        self.respond_value(200, &value)
+        self.respond_listed(listed).await
     }
 
-    /// Deletes one object of a collection: what it was, unless somebody else was faster; and what to warn of.
-    async fn delete_one(
-        &self,
-        entry: &Arc<Entry>,
-        options: &Object,
-    ) -> (Result<Option<Value>, Status>, Vec<String>) {
+    /// Deletes one object of a collection, unless somebody else was faster; and what to warn of. Admission is told the
+    /// name of the collection, which has none.
+    async fn delete_one(&self, entry: &Arc<Entry>, options: &Object) -> (Result<(), Status>, Vec<String>) {
         let mut call = Call {
             server: self.server.clone(),
             resource: self.resource.clone(),
@@ -185,19 +148,10 @@ impl Call {
             warnings: Vec::new(),
         };
         Arc::make_mut(&mut call.info).namespace = entry.namespace().into();
-        let attributes = Arc::make_mut(&mut call.attributes);
-        attributes.namespace = entry.namespace().into();
-        attributes.name = entry.name().into();
-        let deleted = async {
-            let object = match call.delete_from(entry.clone(), options).await {
-                Ok(Outcome::Gone(object, _) | Outcome::WouldWait(object)) => object,
-                Ok(Outcome::Waiting(entry)) => call.working(&entry).await?,
-                Err(status) if status.code == 404 => return Ok(None),
-                Err(status) => return Err(status),
-            };
-            Ok(Some(call.to_requested(object)?.into_value()))
+        let deleted = match call.delete_from(entry.clone(), options).await {
+            Err(status) if status.code != 404 => Err(status),
+            _ => Ok(()),
         };
-        let deleted = deleted.await;
         (deleted, call.warnings)
     }
 
@@ -212,27 +166,32 @@ impl Call {
         let name = name.as_str();
         for _ in 0..TRIES {
             let object = self.working(&current).await?;
-            delete_options::check_preconditions(options, &object, &self.resource.group_kind())?;
+            delete_options::check_preconditions(options, &object, &self.resource)?;
+            let collects = self.server.collects_garbage;
+            let fate = fate::decide(&self.resource, &object, options, collects, Timestamp::now());
+            if fate == Fate::Pending {
+                return Ok(Outcome::Waiting(current));
+            }
             // An eviction was admitted as such.
             if self.info.subresource.is_empty() {
                 self.admit(Operation::Delete, None, Some(&object), options, true).await?;
                 self.admit(Operation::Delete, None, Some(&object), options, false).await?;
             }
-            let marked = self.marked(&object, options)?;
-            if self.dry_run()? || delete_options::is_dry_run(options) {
-                return Ok(marked.map_or(Outcome::Gone(object, None), Outcome::WouldWait));
-            }
+            let tried = self.dry_run()? || delete_options::is_dry_run(options);
             let (id, namespace) = (self.id(), self.key_namespace().to_owned());
-            let result = match marked {
-                None => {
+            let result = match fate {
+                Fate::Pending => return Ok(Outcome::Waiting(current)),
+                Fate::Gone(last) if tried => return Ok(Outcome::Gone(last, None)),
+                Fate::Marked(marked) if tried => return Ok(Outcome::WouldWait(marked)),
+                Fate::Gone(last) => {
                     let gone = self.server.store.delete(&id, &namespace, name, current.rev()).await;
                     if gone.is_ok() {
                         self.release(&object).await;
                     }
-                    gone.map(|entry| Outcome::Gone(object, Some(entry.rev())))
+                    gone.map(|entry| Outcome::Gone(last, Some(entry.rev())))
                 }
-                Some(marked) if marked == object => return Ok(Outcome::Waiting(current)),
-                Some(marked) => {
+                Fate::Marked(marked) if marked == object => return Ok(Outcome::Waiting(current)),
+                Fate::Marked(marked) => {
                     let bytes = self.to_store(&marked).await?;
                     let kept =
                         self.server.store.update(&id, &namespace, name, current.rev(), bytes, None).await;
@@ -249,57 +208,6 @@ impl Call {
             }
         }
         Err(Status::stale(&self.resource.group_resource(), name))
-    }
-
-    /// The object marked for deletion, or `None` when it may go at once.
-    fn marked(&self, object: &Object, options: &Object) -> Result<Option<Object>, Status> {
-        let mut prepared;
-        let mut object = object;
-        if !object.is_terminating() {
-            prepared = object.clone();
-            self.resource.strategy.prepare_delete(&mut prepared, Timestamp::now());
-            object = &prepared;
-        }
-        // A negative grace period is one second.
-        let requested = options.get("gracePeriodSeconds").and_then(Value::as_i64);
-        let requested = requested.map(|seconds| if seconds < 0 { 1 } else { seconds });
-        let mut finalizers = object.finalizers();
-        // Where nobody collects garbage, nobody would take the marks away.
-        if self.server.collects_garbage {
-            finalizers.retain(|finalizer| *finalizer != ORPHAN && *finalizer != FOREGROUND);
-            match self.propagation(options, object)? {
-                Propagation::Orphan => finalizers.push(ORPHAN),
-                Propagation::Foreground => finalizers.push(FOREGROUND),
-                Propagation::Background => {}
-            }
-        }
-        let mut grace = self.resource.strategy.grace_period(object, requested).unwrap_or(0).max(0);
-        let earlier = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
-        if let (true, Some(earlier)) = (object.is_terminating(), earlier) {
-            grace = grace.min(earlier);
-        }
-        let namespace_content = self.resource.kind == "Namespace"
-            && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
-        if grace == 0 && finalizers.is_empty() && !namespace_content {
-            return Ok(None);
-        }
-        let mut marked = object.clone();
-        let owned: Vec<String> = finalizers.iter().map(|f| (*f).to_owned()).collect();
-        let borrowed: Vec<&str> = owned.iter().map(String::as_str).collect();
-        marked.set_finalizers(&borrowed);
-        if !object.is_terminating() || earlier.is_some_and(|e| grace < e) {
-            let at = Timestamp::now() + SignedDuration::from_secs(grace);
-            marked.set_meta_str("deletionTimestamp", &rfc3339(at));
-            marked.metadata_mut().insert("deletionGracePeriodSeconds".to_owned(), Value::from(grace));
-            if !object.is_terminating() && object.generation() > 0 {
-                marked.metadata_mut().insert("generation".to_owned(), Value::from(object.generation() + 1));
-            }
-        }
-        if self.resource.kind == "Namespace" {
-            let status = marked.as_map_mut().entry("status").or_insert_with(|| json!({}));
-            status["phase"] = json!("Terminating");
-        }
-        Ok(Some(marked))
     }
 }
 

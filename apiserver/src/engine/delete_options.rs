@@ -8,6 +8,7 @@ use super::unreadable;
 use crate::{
     field::{Error, ErrorList, Path},
     object::Object,
+    registry::Resource,
     status::{GroupName, Status},
 };
 
@@ -54,19 +55,29 @@ fn dry_run_of(options: &Object) -> Vec<&str> {
 ///
 /// # Errors
 /// 409.
-pub(super) fn check_preconditions(options: &Object, object: &Object, kind: &GroupName) -> Result<(), Status> {
+pub(super) fn check_preconditions(
+    options: &Object,
+    object: &Object,
+    resource: &Resource,
+) -> Result<(), Status> {
     for (field, label, have, what) in [
         ("uid", "UID", object.uid(), "deleted and then recreated"),
         ("resourceVersion", "ResourceVersion", object.resource_version(), "modified"),
     ] {
         let want = options.get("preconditions").and_then(|p| p.get(field)).and_then(Value::as_str);
-        if let Some(want) = want.filter(|want| *want != have) {
+        let Some(want) = want.filter(|want| *want != have) else { continue };
+        // Namespaces have words of their own.
+        if resource.is_namespaces() {
             let why = format!(
-                "the {label} in the precondition ({want}) does not match the {label} in record ({have}). The object \
-                 might have been {what}"
+                "Precondition failed: {label} in precondition: {want}, {label} in object meta: {have}"
             );
-            return Err(Status::conflict(kind, object.name(), &why));
+            return Err(Status::conflict(&resource.group_resource(), object.name(), &why));
         }
+        let why = format!(
+            "the {label} in the precondition ({want}) does not match the {label} in record ({have}). The object might \
+             have been {what}"
+        );
+        return Err(Status::conflict(&resource.group_kind(), object.name(), &why));
     }
     Ok(())
 }

@@ -154,13 +154,13 @@ impl Call {
             return delete_options::check_preconditions(
                 &order.options,
                 &self.pod_now().await?,
-                &GroupName::new("", "Pod"),
+                &self.resource,
             );
         }
         let mut options = order.options.clone();
         for attempt in 1..=TRIES {
             let pod = self.pod_now().await?;
-            delete_options::check_preconditions(&order.options, &pod, &GroupName::new("", "Pod"))?;
+            delete_options::check_preconditions(&order.options, &pod, &self.resource)?;
             match self.server.objects.update(PODS, targeted(&pod, Timestamp::now())).await {
                 Ok(pod) if pinned(&options).is_some() => {
                     let mut preconditions = options.get("preconditions").cloned().unwrap_or_default();

@@ -33,6 +33,10 @@ pub(super) struct Watch {
 /// # Errors
 /// 500, as upstream, for what is no revision.
 pub(super) fn get(query: &Query) -> Result<ListPoint, Status> {
+    if query.flag("export") {
+        let why = "the export parameter, deprecated since v1.14, is no longer supported";
+        return Err(Status::bad_request(why));
+    }
     Ok(match query.get("resourceVersion") {
         "" => ListPoint::Consistent,
         "0" => ListPoint::Any,
@@ -92,7 +96,8 @@ pub(super) fn list(query: &Query) -> Result<List, Status> {
 pub(super) fn watch(query: &Query, streams_lists: bool) -> Result<Watch, Status> {
     let seconds = number(query, "timeoutSeconds")?;
     number(query, "limit")?;
-    let asked = query.has("sendInitialEvents");
+    let (asked, initial) = (query.has("sendInitialEvents"), query.flag("sendInitialEvents"));
+    let legacy = matches!(query.get("resourceVersion"), "" | "0");
     let matching = query.get("resourceVersionMatch");
     let mut errors = ErrorList::new();
     let path = Path::new("resourceVersionMatch");
@@ -115,18 +120,20 @@ pub(super) fn watch(query: &Query, streams_lists: bool) -> Result<Watch, Status>
         not_with_continue(query, &path, &mut errors);
     }
     refuse(&errors)?;
-    let initial = query.flag("sendInitialEvents");
+    let bookmarks = query.flag("allowWatchBookmarks");
+    // Watches of old that begin with what there is are such of lists as well; only bookmarks tell of the end.
+    let of_old = streams_lists && !asked && matching.is_empty() && legacy;
+    let mark_end = bookmarks && (initial || of_old);
     let from = match query.get("resourceVersion") {
-        "" => WatchFrom::Initial { point: ListPoint::Consistent, mark_end: initial },
-        "0" => WatchFrom::Initial { point: ListPoint::Any, mark_end: initial },
-        text if initial => WatchFrom::Initial {
-            point: ListPoint::NotOlderThan(revision(text).map_err(unknown)?),
-            mark_end: true,
-        },
+        "" => WatchFrom::Initial { point: ListPoint::Consistent, mark_end },
+        "0" => WatchFrom::Initial { point: ListPoint::Any, mark_end },
+        text if initial => {
+            WatchFrom::Initial { point: ListPoint::NotOlderThan(revision(text).map_err(unknown)?), mark_end }
+        }
         text => WatchFrom::Rev(revision(text).map_err(unknown)?),
     };
     let timeout = u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs);
-    Ok(Watch { from, bookmarks: query.flag("allowWatchBookmarks"), timeout })
+    Ok(Watch { from, bookmarks, timeout })
 }
 
 /// A resource version that a parameter names, or what is wrong with it.
@@ -215,6 +222,8 @@ mod tests {
             ("resourceVersion=0", "Any"),
             ("resourceVersion=7", "NotOlderThan(7)"),
             ("resourceVersion=%2B7", "500"),
+            ("export=true", "400"),
+            ("export=false", "Consistent"),
         ] {
             let told = match get(&Query::parse(query)) {
                 Ok(point) => format!("{point:?}"),
@@ -232,9 +241,20 @@ mod tests {
         for (query, want) in [
             ("", "Initial { point: Consistent, mark_end: false }"),
             ("resourceVersion=0", "Initial { point: Any, mark_end: false }"),
+            ("allowWatchBookmarks=true", "Initial { point: Consistent, mark_end: true }"),
+            ("resourceVersion=0&allowWatchBookmarks=true", "Initial { point: Any, mark_end: true }"),
+            ("resourceVersion=7&allowWatchBookmarks=true", "Rev(7)"),
             ("resourceVersion=7&timeoutSeconds=3", "Rev(7)"),
             (
+                "sendInitialEvents=false&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true",
+                "Initial { point: Consistent, mark_end: false }",
+            ),
+            (
                 "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=7",
+                "Initial { point: NotOlderThan(7), mark_end: false }",
+            ),
+            (
+                "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=7&allowWatchBookmarks=1",
                 "Initial { point: NotOlderThan(7), mark_end: true }",
             ),
             ("sendInitialEvents=true", "422"),

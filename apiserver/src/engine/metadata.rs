@@ -30,13 +30,47 @@ pub(crate) fn generated_name(stem: &str) -> String {
     name
 }
 
-/// Sets uid and creation time and clears what a creator may not set.
+/// Clears what a creator may not set. Mutating admission sees an object that is none yet.
+pub(crate) fn wipe_new(object: &mut Object) {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "resourceVersion",
+    ] {
+        object.metadata_mut().remove(field);
+    }
+}
+
+/// Sets uid and creation time, and a name where there is only the stem of one.
 pub(crate) fn fill_new(object: &mut Object, now: Timestamp) {
     object.set_meta_str("uid", &new_uid());
     object.set_meta_str("creationTimestamp", &rfc3339(now));
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
-        object.metadata_mut().remove(field);
+    if object.name().is_empty() && !object.meta_str("generateName").is_empty() {
+        let name = generated_name(object.meta_str("generateName"));
+        object.set_meta_str("name", &name);
     }
+}
+
+/// Errors of a change that would mark an object for deletion, or mark it otherwise: updates do not.
+pub(crate) fn validate_marks(new: &Object, old: &Object) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let meta = Path::new("metadata");
+    let said = |object: &Object, field: &str| {
+        object.metadata().and_then(|m| m.get(field)).filter(|value| !value.is_null()).cloned()
+    };
+    let (time, grace) = ("deletionTimestamp", "deletionGracePeriodSeconds");
+    if !old.is_terminating()
+        && let Some(new) = said(new, time)
+    {
+        errors.push(Error::invalid(&meta.child(time), new, "field is immutable"));
+    }
+    if let Some(new) = said(new, grace).filter(|new| said(old, grace).as_ref() != Some(new)) {
+        errors.push(Error::invalid(&meta.child(grace), new, "field is immutable"));
+    }
+    errors
 }
 
 /// Carries over what an update may not change.

@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,6 +38,13 @@ use crate::{
 const GZIP_FROM: usize = 128 * 1024;
 /// Frames of a watch are put together up to about this size, in bytes: a TLS record.
 const CHUNK: usize = 16 * 1024;
+
+/// Objects that were listed.
+pub(super) struct Listed {
+    pub(super) listing: Listing,
+    /// That of the list.
+    metadata: Value,
+}
 
 impl Call {
     pub(super) async fn get(&mut self) -> Result<Response<Body>, Status> {
@@ -76,6 +86,12 @@ impl Call {
     }
 
     pub(super) async fn list(&mut self) -> Result<Response<Body>, Status> {
+        let listed = self.listed().await?;
+        self.respond_listed(listed).await
+    }
+
+    /// What the parameters select.
+    pub(super) async fn listed(&self) -> Result<Listed, Status> {
         let query = &self.info.query;
         let list_options::List { limit, point } = list_options::list(query)?;
         let (selection, converted) = self.split_selection(self.selection()?);
@@ -104,6 +120,14 @@ impl Call {
         if let Some(shard) = &selection.shard {
             metadata["shardInfo"] = json!({"selector": shard.to_string()});
         }
+        Ok(Listed { listing, metadata })
+    }
+
+    /// A list in the form that was asked for.
+    pub(super) async fn respond_listed(
+        &self,
+        Listed { listing, metadata }: Listed,
+    ) -> Result<Response<Body>, Status> {
         if self.media.is_plain() && listing.entries.iter().all(|entry| self.is_served_as_stored(entry)) {
             return Ok(self.respond_joined(listing, &metadata));
         }
@@ -142,7 +166,7 @@ impl Call {
         if let Some(custom) = self.custom() {
             objects = custom.restored(objects).await?;
         }
-        let list = self.list_value(objects, metadata);
+        let list = audit::measured(Part::Transformation, || self.list_value(objects, metadata));
         audit::measured(Part::Serialization, || self.media.encode(&list))
     }
 
@@ -243,7 +267,8 @@ impl Call {
             self.server.store.watch(&self.id(), request).await.map_err(|e| self.store_failed(e, ""))?;
         let include = query.get("includeObject").to_owned();
         let told = WatchEvents::of(&self.info);
-        let framer = Box::new(Framer { include, call: self.for_frames(), converted, told });
+        let has_columns = AtomicBool::new(false);
+        let framer = Box::new(Framer { include, has_columns, call: self.for_frames(), converted, told });
         let drain = match self.custom() {
             Some(custom) => custom.replaced().clone(),
             None => self.server.front.end_of_watch(&self.server.drain),
@@ -286,6 +311,8 @@ fn event_type(kind: WatchKind) -> &'static str {
 /// Turns stored events into what one watcher asked for.
 struct Framer {
     include: String,
+    /// Only the first table of a watch tells its columns.
+    has_columns: AtomicBool,
     call: Call,
     /// Fields that only converted objects have.
     converted: Vec<FieldRequirement>,
@@ -420,10 +447,19 @@ impl Framer {
         };
         let object = match self.call.media.form {
             Form::Object => object.into_value(),
-            Form::Table => table::of(&self.call.resource, &[object], &self.include, json!({})),
+            Form::Table => self.table(object),
             Form::Metadata => partial(&object),
         };
         self.written(event_type(kind), &object).map(Some)
+    }
+
+    /// The table of an event's object.
+    fn table(&self, object: Object) -> Value {
+        let mut table = table::of_one(&self.call.resource, object, &self.include);
+        if self.has_columns.swap(true, Ordering::Relaxed) {
+            table["columnDefinitions"] = Value::Null;
+        }
+        table
     }
 
     async fn selected(&self, event: WatchEvent) -> Result<Bytes, Status> {
@@ -447,16 +483,9 @@ impl Framer {
         };
         let object = match (event.kind, media.form) {
             (_, Form::Object) => self.call.to_requested(object)?.into_value(),
-            (WatchKind::Bookmark | WatchKind::InitialEventsEnd, Form::Table) => table::of(
-                &self.call.resource,
-                &[],
-                &self.include,
-                json!({"resourceVersion": object.resource_version()}),
-            ),
-            (_, Form::Table) => {
-                let object = self.call.to_requested(object)?;
-                table::of(&self.call.resource, &[object], &self.include, json!({}))
-            }
+            // A bookmark has no more than its metadata, and its version is the same in all.
+            (WatchKind::Bookmark | WatchKind::InitialEventsEnd, Form::Table) => self.table(object),
+            (_, Form::Table) => self.table(self.call.to_requested(object)?),
             (_, Form::Metadata) => partial(&object),
         };
         self.written(name, &object)

@@ -129,11 +129,12 @@ impl Call {
     }
 
     fn scale_patch(&mut self) -> Result<Change, Status> {
+        let kind = self.patch_kind()?;
         self.check_manager()?;
-        Ok(match self.patch_kind()? {
+        Ok(match kind {
             PatchKind::Json => Change::Json(self.read_json_patch()?),
-            PatchKind::Merge => Change::Merge(self.read_patch()?),
-            PatchKind::Strategic => Change::Strategic(self.read_patch()?),
+            PatchKind::Merge => Change::Merge(self.read_patch(kind)?),
+            PatchKind::Strategic => Change::Strategic(self.read_patch(kind)?),
             PatchKind::Apply => Change::Apply(self.read_apply_of(SCALE.0, SCALE.1)?),
         })
     }

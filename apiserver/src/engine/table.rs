@@ -3,7 +3,12 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::{object::Object, registry::Resource};
+use crate::{
+    field::{Error, Path},
+    object::Object,
+    registry::Resource,
+    status::Status,
+};
 
 /// `meta.k8s.io/v1 Table`; `include` is the `includeObject` parameter, Metadata unless given.
 pub(crate) fn of(resource: &Resource, objects: &[Object], include: &str, metadata: Value) -> Value {
@@ -11,6 +16,25 @@ pub(crate) fn of(resource: &Resource, objects: &[Object], include: &str, metadat
     let rows: Vec<Value> = objects.iter().map(|object| row(resource, object, include, now)).collect();
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": columns(resource), "rows": rows})
+}
+
+/// The table of one object, which has that object's version.
+pub(crate) fn of_one(resource: &Resource, object: Object, include: &str) -> Value {
+    let metadata = json!({"resourceVersion": object.resource_version()});
+    of(resource, &[object], include, metadata)
+}
+
+/// Whether this is something a row can show of its object.
+///
+/// # Errors
+/// 400 where it is not.
+pub(crate) fn check(include: &str) -> Result<(), Status> {
+    if matches!(include, "" | "None" | "Metadata" | "Object") {
+        return Ok(());
+    }
+    let why = "must be 'Metadata', 'Object', 'None', or empty";
+    let error = Error::invalid(&Path::new("includeObject"), include, why);
+    Err(Status::bad_request(format!("Unable to convert to Table as requested: {error}")))
 }
 
 fn row(resource: &Resource, object: &Object, include: &str, now: Timestamp) -> Value {

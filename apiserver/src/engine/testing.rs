@@ -77,7 +77,7 @@ impl TestServer {
         let attributes = info.attributes(&Arc::new(User::apiserver()));
         let sent = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
         let headers: HeaderMap = sent.collect();
-        let media = Media::of_failure(&headers, self.server.speaks_cbor());
+        let media = Media::of_failure(&headers, self.server.speaks_cbor(), false);
         let answer = crate::engine::serve(self.server.clone(), info, attributes, headers, body).await;
         answer.unwrap_or_else(|status| response::failure(&status, media))
     }

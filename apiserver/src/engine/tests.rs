@@ -1,6 +1,8 @@
 //! What the verbs do with kinds that are not what they seem.
 
-use http::Method;
+use bytes::Bytes;
+use http::{Method, header};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::testing::TestServer;
@@ -93,4 +95,130 @@ async fn alpha_kinds_are_there_when_their_gate_is_on() {
     assert_eq!((code, &seen["spec"]), (200, &made["spec"]));
     let (code, _) = server.get("/apis/storagemigration.k8s.io/v1beta1/storageversionmigrations").await;
     assert_eq!(code, 404, "its gate is off");
+}
+
+/// What is asked for of a table is told once, and a bookmark is a row with its metadata.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_a_watch_tell_their_columns_once() {
+    let server = TestServer::start().await;
+    let maps = "/api/v1/namespaces/tables/configmaps";
+    let namespace = json!({"metadata": {"name": "tables"}});
+    assert_eq!(server.post("/api/v1/namespaces", namespace).await.0, 201);
+    for name in ["a", "b"] {
+        assert_eq!(server.post(maps, json!({"metadata": {"name": name}})).await.0, 201);
+    }
+    let table = [(header::ACCEPT, "application/json;as=Table;g=meta.k8s.io;v=v1")];
+    let one = server.send(Method::GET, &format!("{maps}/a"), &table, Bytes::new()).await;
+    let one: Value = serde_json::from_slice(&one.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    let version = &one["rows"][0]["object"]["metadata"]["resourceVersion"];
+    assert_eq!(&one["metadata"]["resourceVersion"], version, "{one}");
+    // A watch of old, which is one of lists as well.
+    let uri = format!("{maps}?watch=true&allowWatchBookmarks=true&timeoutSeconds=1");
+    let watched = server.send(Method::GET, &uri, &table, Bytes::new()).await;
+    let frames = watched.into_body().collect().await.unwrap().to_bytes();
+    let frames: Vec<Value> = frames
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
+    assert!(frames.len() >= 3, "{frames:?}");
+    assert!(frames[0]["object"]["columnDefinitions"].is_array(), "{}", frames[0]);
+    assert!(frames[1..].iter().all(|frame| frame["object"]["columnDefinitions"].is_null()), "{frames:?}");
+    let end = &frames[2];
+    assert_eq!(end["type"], "BOOKMARK");
+    let metadata = &end["object"]["rows"][0]["object"]["metadata"];
+    assert_eq!(metadata["annotations"]["k8s.io/initial-events-end"], "true", "{end}");
+    let uri = format!("{maps}?includeObject=Everything");
+    let refused = server.send(Method::GET, &uri, &table, Bytes::new()).await;
+    assert_eq!(refused.status(), 400);
+}
+
+/// What can be done to what, and where.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_namespaces_is_only_listed_across_them() {
+    let server = TestServer::start().await;
+    let made = json!({"metadata": {"name": "a"}});
+    for (method, path, code) in [
+        (Method::POST, "/api/v1/configmaps", 405),
+        (Method::DELETE, "/api/v1/configmaps", 405),
+        (Method::GET, "/api/v1/configmaps", 200),
+        (Method::GET, "/api/v1/configmaps/a", 404),
+        (Method::POST, "/apis/authorization.k8s.io/v1/localsubjectaccessreviews", 404),
+    ] {
+        let (got, said) = server.ask(method.clone(), path, "application/json", Some(made.clone())).await;
+        assert_eq!(got, code, "{method} {path}: {said}");
+    }
+    let metadata = |kind: &str| format!("application/json;as={kind};g=meta.k8s.io;v=v1");
+    for (path, kind, code) in [
+        ("/api/v1/namespaces", "PartialObjectMetadataList", 200),
+        ("/api/v1/namespaces", "PartialObjectMetadata", 406),
+        ("/api/v1/namespaces/default", "PartialObjectMetadata", 200),
+        ("/api/v1/namespaces/default", "PartialObjectMetadataList", 406),
+    ] {
+        let accept = metadata(kind);
+        let answer = server.send(Method::GET, path, &[(header::ACCEPT, &accept)], Bytes::new()).await;
+        assert_eq!(answer.status(), code, "{path} {kind}");
+    }
+    let (code, said) = server.get("/api/v1/namespaces/default?export=true").await;
+    assert_eq!(code, 400, "{said}");
+    let people = [(header::USER_AGENT, "curl/8.0")];
+    let answer = server.send(Method::GET, "/api/v1/namespaces/default", &people, Bytes::new()).await;
+    let answer = answer.into_body().collect().await.unwrap().to_bytes();
+    assert!(answer.starts_with(b"{\n  \""), "{answer:?}");
+}
+
+/// Names that are taken, versions that are missing, and marks that nobody may set.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_are_refused_in_upstreams_words() {
+    let server = TestServer::start().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let named = json!({"metadata": {"name": "a", "generateName": "a-", "finalizers": ["example.com/f"]}});
+    assert_eq!(server.post(maps, named.clone()).await.0, 201);
+    let (code, taken) = server.post(maps, named).await;
+    let why =
+        "configmaps \"a\" already exists, the server was not able to generate a unique name for the object";
+    assert_eq!((code, &taken["message"]), (409, &json!(why)));
+    assert_eq!(
+        (&taken["reason"], &taken["details"]["retryAfterSeconds"]),
+        (&json!("AlreadyExists"), &json!(1))
+    );
+    let marked = json!({"metadata": {"name": "a", "deletionTimestamp": "2030-01-01T00:00:00Z"}});
+    let (code, refused) = server.put(&format!("{maps}/a"), marked).await;
+    assert_eq!(
+        (code, &refused["message"]),
+        (
+            422,
+            &json!(
+                "ConfigMap \"a\" is invalid: metadata.deletionTimestamp: Invalid value: \"2030-01-01T00:00:00Z\": \
+                 field is immutable"
+            )
+        )
+    );
+    assert_eq!(server.ask(Method::DELETE, &format!("{maps}/a"), "", None).await.0, 200);
+    let (code, taken) = server.post(maps, json!({"metadata": {"name": "a"}})).await;
+    let why = "object is being deleted: configmaps \"a\" already exists";
+    assert_eq!((code, &taken["message"]), (409, &json!(why)));
+
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let lease = json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "h"}});
+    assert_eq!(server.post(leases, lease.clone()).await.0, 201);
+    let why = "leases.coordination.k8s.io \"l\" is invalid: metadata.resourceVersion: Invalid value: 0: must be \
+               specified for an update";
+    let (code, refused) = server.put(&format!("{leases}/l"), lease).await;
+    assert_eq!((code, &refused["message"]), (422, &json!(why)));
+    let patch = json!([{"op": "remove", "path": "/metadata/resourceVersion"}]);
+    let (code, refused) = server.patch(&format!("{leases}/l"), "application/json-patch+json", patch).await;
+    assert_eq!((code, &refused["message"]), (422, &json!(why)));
+
+    let owner = |uid: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid});
+    let patch = json!({"metadata": {"ownerReferences": [owner("u"), owner("u")]}});
+    let kinds = [(header::CONTENT_TYPE, "application/merge-patch+json")];
+    let patched = server.send(Method::PATCH, &format!("{leases}/l"), &kinds, patch.to_string().into()).await;
+    let warned = patched.headers()[header::WARNING].to_str().unwrap();
+    assert!(warned.contains("duplicate entries after mutating admission happens;"), "{warned}");
+    let patch = json!({"spec": {"leaseDurationSeconds": "x"}});
+    let strategic = "application/strategic-merge-patch+json";
+    let (code, refused) = server.patch(&format!("{leases}/l"), strategic, patch).await;
+    let shown = "patch: Invalid value: \"map[spec:map[leaseDurationSeconds:x]]\"";
+    assert!(refused["message"].as_str().unwrap().contains(shown), "{code} {refused}");
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use proto::table;
 use serde_json::Value;
 
-use super::{Call, apply::Applied, body::PatchKind, list_options, metadata};
+use super::{Call, apply::Applied, body::PatchKind, delete::fate, list_options, metadata};
 use crate::{
     admission::Operation,
     auth::Decision,
@@ -24,6 +24,10 @@ use crate::{
 const TRIES: usize = 5;
 /// Tries of a generated name.
 const NAME_TRIES: usize = 8;
+/// When owners stand in an object more often than once: as it was sent, and after mutating admission, which is all that
+/// is looked at of a patch.
+const OWNERS_SENT: &str = "";
+const OWNERS_ADMITTED: &str = " after mutating admission happens";
 
 /// What an update does to the current object, in the requested version.
 enum Change {
@@ -171,13 +175,14 @@ impl Call {
         Err(Status::invalid(&kind, name, errors))
     }
 
-    /// Leaves each owner once, and warns of it.
-    fn unite_owners(&mut self, object: &mut Object) {
+    /// Leaves each owner once, and warns of it; `when` they stood there more often.
+    fn unite_owners(&mut self, object: &mut Object, when: &str) {
         let uids = metadata::unite_owners(object);
         if !uids.is_empty() {
             self.warnings.push(format!(
-                ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and \
-                 may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+                ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in \
+                 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) \
+                 observed: {}",
                 uids.join(", ")
             ));
         }
@@ -186,42 +191,27 @@ impl Call {
     pub(super) async fn create(&mut self) -> Result<Response<Body>, Status> {
         self.check_manager()?;
         let now = Timestamp::now();
-        let mut object = self.decode_body()?;
-        if self.resource.namespaced && self.info.namespace.is_empty() {
-            return Err(Status::bad_request("an empty namespace may not be set during creation"));
-        }
-        let stem =
-            if object.name().is_empty() { object.meta_str("generateName").to_owned() } else { String::new() };
+        let object = self.decode_body()?;
         // Upstream finds out where it writes that a version is said; one that is no number it does not find.
         let manner = match version_of(&object) {
             Ok(version) if version != 0 => Manner::Versioned,
             _ => Manner::Plain,
         };
-        metadata::fill_new(&mut object, now);
-        if stem.is_empty() {
-            return self.create_one(object, now, manner).await;
-        }
-        for attempt in 1..=NAME_TRIES {
-            let mut one = object.clone();
-            one.set_meta_str("name", &metadata::generated_name(&stem));
-            match self.create_one(one, now, manner).await {
-                Err(status) if status.reason == Reason::AlreadyExists && attempt < NAME_TRIES => {}
-                done => return done,
-            }
-        }
-        Err(Status::already_exists(&self.resource.group_resource(), &stem))
+        self.create_new(object, now, manner).await
     }
 
-    /// Creates one object.
-    async fn create_one(
+    /// Creates an object: under the name it has, or under one that nobody has.
+    async fn create_new(
         &mut self,
         mut object: Object,
         now: Timestamp,
         manner: Manner,
     ) -> Result<Response<Body>, Status> {
-        let strategy = self.resource.strategy.clone();
-        self.unite_owners(&mut object);
-        strategy.default(&mut object, &self.info.version);
+        metadata::wipe_new(&mut object);
+        if manner != Manner::Applied {
+            self.unite_owners(&mut object, OWNERS_SENT);
+        }
+        self.resource.strategy.default(&mut object, &self.info.version);
         if manner != Manner::Applied {
             object = self.note_fields(object, None, now)?;
         }
@@ -229,6 +219,33 @@ impl Call {
         let options = self.write_options("CreateOptions");
         Arc::make_mut(&mut self.attributes).name = object.name().into();
         self.admit(Operation::Create, Some(&mut object), None, &options, true).await?;
+        self.unite_owners(&mut object, OWNERS_ADMITTED);
+        let tries = if object.name().is_empty() && !object.meta_str("generateName").is_empty() {
+            NAME_TRIES
+        } else {
+            1
+        };
+        let said = self.warnings.len();
+        for _ in 1..tries {
+            match self.create_one(object.clone(), now, manner).await {
+                Err(status) if status.reason == Reason::AlreadyExists => self.warnings.truncate(said),
+                done => return done,
+            }
+        }
+        self.create_one(object, now, manner).await
+    }
+
+    /// Creates one object that was admitted as far as that changes it.
+    async fn create_one(
+        &mut self,
+        mut object: Object,
+        now: Timestamp,
+        manner: Manner,
+    ) -> Result<Response<Body>, Status> {
+        let strategy = self.resource.strategy.clone();
+        let options = self.write_options("CreateOptions");
+        metadata::fill_new(&mut object, now);
+        Arc::make_mut(&mut self.attributes).name = object.name().into();
         let undo = self.reserve(&mut object, None).await?;
         self.resource.prepare_create(&mut object, &self.context(now))?;
         schema::complete(&mut object);
@@ -241,8 +258,8 @@ impl Call {
         let name = object.name().to_owned();
         if self.dry_run()? {
             let found = self.server.store.get(&self.id(), self.key_namespace(), &name).await;
-            if found.map_err(|e| self.store_failed(e, &name))?.is_some() {
-                return Err(Status::already_exists(&self.resource.group_resource(), &name));
+            if let Some(there) = found.map_err(|e| self.store_failed(e, &name))? {
+                return Err(self.taken(&object, Some(&there)));
             }
             return self.respond_object(201, object);
         }
@@ -256,9 +273,30 @@ impl Call {
         if is_too_large(&stored) && manner != Manner::Applied && forget_managers(&mut object) {
             stored = store.create(&id, namespace, &name, self.to_store(&object).await?, None).await;
         }
-        let entry = stored.map_err(|e| self.store_failed(e, &name))?;
+        let entry = match stored {
+            Ok(entry) => entry,
+            Err(StorageError::AlreadyExists(_)) => {
+                let there = self.server.store.get_latest(&id, namespace, &name).await;
+                return Err(self.taken(&object, there.ok().flatten().as_deref()));
+            }
+            Err(error) => return Err(self.store_failed(error, &name)),
+        };
         undo.commit();
         self.respond(201, &entry).await
+    }
+
+    /// The refusal of an object whose name another one has.
+    fn taken(&self, object: &Object, there: Option<&Entry>) -> Status {
+        let (resource, name) = (self.resource.group_resource(), object.name());
+        let mut status = match object.meta_str("generateName") {
+            "" => Status::already_exists(&resource, name),
+            _ => Status::no_unique_name(&resource, name),
+        };
+        let there = there.and_then(|entry| self.decode_entry(entry).ok());
+        if there.is_some_and(|there| there.is_terminating()) {
+            status.message = format!("object is being deleted: {}", status.message);
+        }
+        status
     }
 
     pub(super) async fn update(&mut self) -> Result<Response<Body>, Status> {
@@ -272,11 +310,12 @@ impl Call {
     }
 
     pub(super) async fn patch(&mut self) -> Result<Response<Body>, Status> {
+        let kind = self.patch_kind()?;
         self.check_manager()?;
-        let change = match self.patch_kind()? {
+        let change = match kind {
             PatchKind::Json => Change::Json(self.read_json_patch()?),
-            PatchKind::Merge => Change::Merge(self.read_patch()?),
-            PatchKind::Strategic => Change::Strategic(self.read_patch()?),
+            PatchKind::Merge => Change::Merge(self.read_patch(kind)?),
+            PatchKind::Strategic => Change::Strategic(self.read_patch(kind)?),
             PatchKind::Apply => Change::Apply(self.read_apply()?),
         };
         self.change(&change).await
@@ -340,7 +379,8 @@ impl Call {
         let old = self.working(&current.entry).await?;
         let (new, guarded) = self.changed(change, &old)?;
         let applied = matches!(change, Change::Apply(_));
-        let outcome = self.change_once(new, &old, &current.entry, applied).await?;
+        let is_patch = !matches!(change, Change::Replace(_));
+        let outcome = self.change_once(new, &old, &current.entry, (applied, is_patch)).await?;
         Ok(match outcome {
             Outcome::Failed { error, .. } => Outcome::Failed { error, guarded },
             done => done,
@@ -356,7 +396,7 @@ impl Call {
         match change {
             Change::Apply(applied) => self.create_applied(applied).await,
             Change::Replace(object) if self.resource.strategy.allow_create_on_update() => {
-                self.create_replaced(object.clone()).await
+                self.create_new(object.clone(), Timestamp::now(), Manner::Plain).await
             }
             _ => Err(missing),
         }
@@ -375,12 +415,6 @@ impl Call {
         }
     }
 
-    async fn create_replaced(&mut self, mut object: Object) -> Result<Response<Body>, Status> {
-        let now = Timestamp::now();
-        metadata::fill_new(&mut object, now);
-        self.create_one(object, now, Manner::Plain).await
-    }
-
     async fn create_applied(&mut self, applied: &Applied) -> Result<Response<Body>, Status> {
         let now = Timestamp::now();
         let mut object = self.applied(applied, None)?;
@@ -393,8 +427,7 @@ impl Call {
             return Err(Status::conflict(&self.resource.group_resource(), object.name(), &why));
         }
         self.check_namespace(&mut object)?;
-        metadata::fill_new(&mut object, now);
-        self.create_one(object, now, Manner::Applied).await
+        self.create_new(object, now, Manner::Applied).await
     }
 
     /// The new object in the requested version, and whether the client named the version it replaces.
@@ -407,17 +440,17 @@ impl Call {
             Change::Json(patch) => {
                 let mut value = self.to_requested(old.clone())?.into_value();
                 patch.apply(&mut value)?;
-                self.check_patched(value, false)?
+                self.check_patched(value, None)?
             }
             Change::Merge(patch) => {
                 let mut value = self.to_requested(old.clone())?.into_value();
                 json_patch::merge(&mut value, patch);
-                self.check_patched(value, false)?
+                self.check_patched(value, None)?
             }
             Change::Strategic(body) => {
                 let value = self.to_requested(old.clone())?.into_value();
                 let kind = table::builtin().by_kind(&self.info.group, &self.info.version, self.resource.kind);
-                self.check_patched(patch::strategic(&value, body, kind)?, true)?
+                self.check_patched(patch::strategic(&value, body, kind)?, Some(body))?
             }
             Change::Apply(applied) => self.applied(applied, Some(old))?,
         };
@@ -438,14 +471,14 @@ impl Call {
         }
         let version = version_of(&new)?;
         if version == 0 {
-            if matches!(change, Change::Replace(_)) && !self.resource.strategy.allow_unconditional_update() {
+            if !matches!(change, Change::Apply(_)) && !self.resource.strategy.allow_unconditional_update() {
                 let mut errors = ErrorList::new();
                 errors.push(Error::invalid(
                     &Path::new("metadata").child("resourceVersion"),
                     0,
                     "must be specified for an update",
                 ));
-                self.invalid(name, &errors)?;
+                return Err(Status::invalid(&resource, name, &errors));
             }
         } else if version != version_of(old)? {
             return Err(Status::stale(&resource, name));
@@ -461,12 +494,16 @@ impl Call {
         mut new: Object,
         old: &Object,
         current: &Arc<Entry>,
-        applied: bool,
+        (applied, is_patch): (bool, bool),
     ) -> Result<Outcome, Status> {
         let now = Timestamp::now();
         let strategy = self.resource.strategy.clone();
+        let is_whole = self.info.subresource.is_empty();
+        let marks = if is_whole { metadata::validate_marks(&new, old) } else { ErrorList::new() };
         metadata::keep_system_fields(&mut new, old);
-        self.unite_owners(&mut new);
+        if !is_patch {
+            self.unite_owners(&mut new, OWNERS_SENT);
+        }
         strategy.default(&mut new, &self.info.version);
         if !applied {
             new = self.note_fields(new, Some(old), now)?;
@@ -474,11 +511,13 @@ impl Call {
         let mut new = self.to_working(new)?;
         let options = self.write_options("UpdateOptions");
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, true).await?;
+        self.unite_owners(&mut new, OWNERS_ADMITTED);
         let undo = self.reserve(&mut new, Some(old)).await?;
         self.resource.prepare_update(&mut new, old, &self.context(now));
         schema::complete(&mut new);
         let mut errors = metadata::validate(&new, &self.resource);
         errors.extend(metadata::validate_change(&new, old));
+        errors.extend(marks);
         errors.extend(self.resource.validate_update(&new, old, &self.context(now)));
         self.invalid(&self.info.name, &errors)?;
         self.admit(Operation::Update, Some(&mut new), Some(old), &options, false).await?;
@@ -532,8 +571,6 @@ impl Call {
     fn may_go(&self, object: &Object) -> bool {
         let grace =
             object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
-        let held =
-            object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
-        grace == 0 && !(self.resource.kind == "Namespace" && held)
+        grace == 0 && !(self.resource.is_namespaces() && fate::has_content(object))
     }
 }

@@ -34,8 +34,6 @@ const FLAGS: &[Fixed] = &[
     .only(sizes_are_cached, "expected resource[.group]#size with a size above zero: every resource has a cache"),
     fixed("lease-reuse-duration-seconds", Kind::Int, "60", "seconds a lease in etcd is given to objects that expire")
         .only(|value| value == "60", "a lease is reused for 60 seconds, or a twentieth of its life if that is less"),
-    fixed("enable-logs-handler", Kind::Bool, "false", "serve files of /var/log under /logs")
-        .only(is_off, "files of the machine are not served"),
     fixed("contention-profiling", Kind::Bool, "false", "record waiting for locks, where profiling is on")
         .only(is_off, "waiting for locks is not recorded"),
     fixed("service-account-signing-endpoint", Kind::String, "", "socket of a signer of service account tokens")

@@ -3,10 +3,8 @@
 use proto::node::Node;
 use serde_json::Value;
 
-use crate::{
-    schema,
-    status::{Details, Reason, Status},
-};
+use super::rejected;
+use crate::{schema, status::Status};
 
 /// Operations one patch may have.
 const MAX_OPERATIONS: usize = 10_000;
@@ -58,25 +56,17 @@ impl JsonPatch {
     /// # Errors
     /// 422 when one of them does not apply.
     pub fn apply(&self, value: &mut Value) -> Result<(), Status> {
-        let refused = || {
-            Status::new(
-                422,
-                Reason::Invalid,
-                "the server rejected our request due to an error in our request",
-            )
-            .with_details(Details::default())
-        };
-        let patch: json_patch::Patch = serde_json::from_value(self.0.clone()).map_err(|_| refused())?;
+        let patch: json_patch::Patch = serde_json::from_value(self.0.clone()).map_err(|_| rejected())?;
         let mut copied = 0;
         for operation in &patch.0 {
             // What is copied over and over grows without bound, however short the patch is.
             if let json_patch::PatchOperation::Copy(copy) = operation {
                 copied += value.pointer(copy.from.as_str()).map_or(0, size);
                 if copied > MAX_COPIED {
-                    return Err(refused());
+                    return Err(rejected());
                 }
             }
-            json_patch::patch(value, std::slice::from_ref(operation)).map_err(|_| refused())?;
+            json_patch::patch(value, std::slice::from_ref(operation)).map_err(|_| rejected())?;
         }
         Ok(())
     }

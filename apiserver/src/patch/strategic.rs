@@ -1,18 +1,18 @@
 //! Strategic merge patch: a merge patch that knows which lists merge, and by which key.
 //!
 //! Contract: "Strategic Merge Patch" of the API conventions and apimachinery's `strategicpatch`:
-//! `$patch: replace|delete|merge`, `$retainKeys`, `$deleteFromPrimitiveList/<field>`,
+//! `$patch: replace|delete`, `$retainKeys`, `$deleteFromPrimitiveList/<field>`,
 //! `$setElementOrder/<field>`.
 
 use proto::table::{self, Field, Kind, TypeId};
 use serde_json::{Map, Value};
 
-use super::PatchError;
+use super::{PatchError, go_text};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN: &str = "$retainKeys";
-const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
-const ORDER: &str = "$setElementOrder/";
+const DELETE_FROM: &str = "$deleteFromPrimitiveList";
+const ORDER: &str = "$setElementOrder";
 
 /// How a list of objects merges.
 #[derive(Clone, Copy)]
@@ -40,37 +40,37 @@ fn merge_map(
     patch: &Map<String, Value>,
     kind: Option<TypeId>,
 ) -> Result<Map<String, Value>, PatchError> {
-    match directive(patch)? {
-        Some("replace") => return Ok(without_directives(patch)),
-        Some("delete") => return Ok(Map::new()),
-        _ => {}
+    match patch.get(DIRECTIVE).map(Value::as_str) {
+        None => {}
+        Some(Some("replace")) => return Ok(without(patch, DIRECTIVE)),
+        Some(Some("delete")) => return Ok(Map::new()),
+        Some(_) => return Err(unknown(patch)),
     }
     if let Some(keep) = patch.get(RETAIN) {
         retain(&mut current, patch, keep)?;
     }
-    for (key, change) in patch {
-        if let Some(field) = key.strip_prefix(DELETE_FROM) {
-            delete_scalars(&mut current, field, change)?;
-        }
+    let mut ordered = Vec::new();
+    for (directive, order) in patch.iter().filter(|(key, _)| key.starts_with(ORDER)) {
+        let field = named(directive, ORDER, "setElementOrder list")?;
+        merge_in_order(&mut current, field, (patch.get(field), order), field_of(kind, field))?;
+        ordered.push(field);
     }
-    let ordered = patch.keys().filter_map(|key| key.strip_prefix(ORDER));
-    let before: Vec<Vec<Value>> = ordered.map(|field| members(current.get(field))).collect();
     for (key, change) in patch {
-        if key.starts_with('$') {
-            continue;
+        if key.starts_with(DELETE_FROM) {
+            let field = named(key, DELETE_FROM, "primitive list")?;
+            if let (Some(Value::Array(list)), Value::Array(gone)) = (current.get_mut(field), change) {
+                list.retain(|value| !gone.contains(value));
+            }
+        } else if !key.starts_with('$') && !ordered.contains(&key.as_str()) {
+            merge_field(&mut current, key, change, field_of(kind, key))?;
         }
-        merge_field(&mut current, key, change, field_of(kind, key))?;
-    }
-    let ordered = patch.iter().filter_map(|(key, order)| Some((key.strip_prefix(ORDER)?, order)));
-    for ((field, order), before) in ordered.zip(before) {
-        let rule = field_of(kind, field).and_then(list_rule);
-        set_order(&mut current, field, order, rule, patch.get(field), &before)?;
     }
     Ok(current)
 }
 
-fn members(list: Option<&Value>) -> Vec<Value> {
-    list.and_then(Value::as_array).cloned().unwrap_or_default()
+/// The field that a directive about a list names after a slash.
+fn named<'a>(key: &'a str, directive: &str, what: &'static str) -> Result<&'a str, PatchError> {
+    key.strip_prefix(directive).and_then(|rest| rest.strip_prefix('/')).ok_or(PatchError::Format(what))
 }
 
 fn merge_field(
@@ -79,78 +79,135 @@ fn merge_field(
     change: &Value,
     field: Option<&'static Field>,
 ) -> Result<(), PatchError> {
-    let old = current.get(key);
-    let new = match (change, field.map(|f| &f.kind)) {
-        (Value::Null, _) => {
-            current.remove(key);
-            return Ok(());
+    let new = match (current.get_mut(key).map(Value::take), change) {
+        (_, Value::Null) => None,
+        (Some(Value::Object(_)), Value::Object(patch)) if field.is_some_and(|f| f.patch_replace) => {
+            Some(Value::Object(patch.clone()))
         }
-        (Value::Object(patch), _) if field.is_some_and(|f| f.patch_replace) => {
-            Value::Object(without_directives(patch))
-        }
-        (Value::Object(patch), kind) => {
+        (Some(Value::Object(old)), Value::Object(patch)) => {
             // A map or message without the merge strategy merges all the same; only lists differ.
-            let kind = match kind {
+            let kind = match field.map(|f| &f.kind) {
                 Some(Kind::Message(id)) => Some(*id),
                 _ => None,
             };
-            let old = old.and_then(Value::as_object).cloned().unwrap_or_default();
-            if directive(patch)? == Some("delete") {
-                current.remove(key);
-                return Ok(());
-            }
-            Value::Object(merge_map(old, patch, kind)?)
+            Some(Value::Object(merge_map(old, patch, kind)?))
         }
-        (Value::Array(patch), _) => match field.filter(|f| f.patch_merge).and_then(list_rule) {
-            Some(rule) => {
-                let old = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-                Value::Array(merge_list(old, patch, rule)?)
-            }
-            None => Value::Array(patch.iter().filter(|v| !is_directive(v)).cloned().collect()),
-        },
-        (scalar, _) => scalar.clone(),
+        (Some(Value::Array(old)), Value::Array(patch)) => Some(Value::Array(merge_lists(old, patch, field)?)),
+        // What is not there yet, or something else, is as the patch has it.
+        (_, new) => undirected(new),
     };
-    current.insert(key.to_owned(), new);
+    match new {
+        Some(new) => current.insert(key.to_owned(), new),
+        None => current.remove(key),
+    };
     Ok(())
 }
 
-fn merge_list(old: &[Value], patch: &[Value], rule: ListRule) -> Result<Vec<Value>, PatchError> {
-    // A member that is nothing but a directive speaks of the whole list.
-    if patch.iter().any(|v| is_directive(v) && v.get(DIRECTIVE) == Some(&Value::from("replace"))) {
-        return Ok(patch.iter().filter(|v| !is_directive(v)).cloned().collect());
+/// A value without nulls, and without the parts that only say what to do; none where it is one of these.
+fn undirected(value: &Value) -> Option<Value> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Object(members) if members.contains_key(DIRECTIVE) => return None,
+        Value::Object(members) => {
+            let kept = members.iter().filter(|(key, _)| !key.starts_with('$'));
+            Value::Object(kept.filter_map(|(key, value)| Some((key.clone(), undirected(value)?))).collect())
+        }
+        Value::Array(all) => Value::Array(all.iter().filter_map(undirected).collect()),
+        scalar => scalar.clone(),
+    })
+}
+
+fn merge_lists(
+    old: Vec<Value>,
+    patch: &[Value],
+    field: Option<&'static Field>,
+) -> Result<Vec<Value>, PatchError> {
+    match field.filter(|f| f.patch_merge).and_then(list_rule) {
+        Some(rule) => merge_list(old, patch, rule),
+        None => Ok(patch.iter().filter(|v| !is_directive(v)).cloned().collect()),
     }
+}
+
+fn merge_list(old: Vec<Value>, patch: &[Value], rule: ListRule) -> Result<Vec<Value>, PatchError> {
+    check_members(&old, patch)?;
     let Some(key) = rule.key else {
-        let mut out = old.to_vec();
+        let mut out = old.clone();
         for value in patch {
             if !out.contains(value) {
                 out.push(value.clone());
             }
         }
-        return Ok(interleaved(out, patch, old, None));
+        return Ok(interleaved(out, patch, &old, None));
     };
-    let mut out = old.to_vec();
+    let (mut out, mut plain, mut replaces) = (old, Vec::new(), false);
     for change in patch {
-        let Value::Object(change) = change else {
-            return Err(PatchError::MixedList(key.to_owned()));
-        };
-        let Some(id) = change.get(key) else {
-            return Err(PatchError::MergeKey {
-                member: Value::Object(change.clone()).to_string(),
-                key: key.to_owned(),
-            });
-        };
-        let at = out.iter().position(|member| member.get(key) == Some(id));
-        match (directive(change)?, at) {
-            (Some("delete"), _) => out.retain(|member| member.get(key) != Some(id)),
-            (Some("replace"), Some(at)) => out[at] = Value::Object(without_directives(change)),
-            (_, Some(at)) => {
-                let member = out[at].as_object().cloned().unwrap_or_default();
-                out[at] = Value::Object(merge_map(member, change, rule.member)?);
+        let Value::Object(members) = change else { continue };
+        match members.get(DIRECTIVE).map(Value::as_str) {
+            None => plain.push(change.clone()),
+            Some(Some("delete")) => {
+                let id = members.get(key).ok_or_else(|| without_key(members, key))?;
+                out.retain(|member| member.get(key) != Some(id));
             }
-            (_, None) => out.push(Value::Object(merge_map(Map::new(), change, rule.member)?)),
+            // It speaks of the whole list, whatever else it says.
+            Some(Some("replace")) => replaces = true,
+            Some(Some("merge")) => return Err(PatchError::MergingLists),
+            Some(_) => return Err(unknown(members)),
         }
     }
-    Ok(interleaved(out, patch, old, Some(key)))
+    if replaces {
+        return Ok(plain);
+    }
+    let before = out.clone();
+    for change in &plain {
+        let Value::Object(members) = change else { continue };
+        let id = members.get(key).ok_or_else(|| without_key(members, key))?;
+        match out.iter_mut().find(|member| member.get(key) == Some(id)) {
+            Some(member) => {
+                let old = member.as_object().cloned().unwrap_or_default();
+                *member = Value::Object(merge_map(old, members, rule.member)?);
+            }
+            // Nothing in a new member merges: it may have members of its own that are alike.
+            None => out.extend(undirected(change)),
+        }
+    }
+    Ok(interleaved(out, &plain, &before, Some(key)))
+}
+
+/// All members of a list that is merged are of one type, and none is a list.
+fn check_members(old: &[Value], patch: &[Value]) -> Result<(), PatchError> {
+    let mut types = old.iter().chain(patch).map(go_type);
+    let Some(first) = types.next() else { return Ok(()) };
+    if first.starts_with("[]") {
+        return Err(PatchError::ListOfLists);
+    }
+    if types.any(|other| other != first) {
+        let lists = [old, patch].map(|list| Value::Array(list.to_vec()));
+        return Err(PatchError::MixedList(go_text(&Value::from(lists.to_vec()))));
+    }
+    Ok(())
+}
+
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "%!s(<nil>)",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+fn without_key(member: &Map<String, Value>, key: &str) -> PatchError {
+    PatchError::MergeKey { member: go_text(&Value::Object(member.clone())), key: key.to_owned() }
+}
+
+fn unknown(patch: &Map<String, Value>) -> PatchError {
+    PatchError::Directive {
+        directive: patch.get(DIRECTIVE).map(go_text).unwrap_or_default(),
+        map: go_text(&Value::Object(patch.clone())),
+    }
 }
 
 /// Sorts a merged list: members that `wanted` names stand in its order, the others keep the order they had `before`. One
@@ -183,46 +240,53 @@ fn interleaved(list: Vec<Value>, wanted: &[Value], before: &[Value], key: Option
     out
 }
 
-/// Sorts a merged list as the directive says.
-fn set_order(
+/// Merges a list and sorts it as the directive says.
+fn merge_in_order(
     current: &mut Map<String, Value>,
     field: &str,
-    order: &Value,
-    rule: Option<ListRule>,
-    patched: Option<&Value>,
-    before: &[Value],
+    (patch, order): (Option<&Value>, &Value),
+    known: Option<&'static Field>,
 ) -> Result<(), PatchError> {
-    let Value::Array(order) = order else {
-        return Err(PatchError::Directive(format!("{ORDER}{field} must be a list")));
+    let list = |value: Option<&Value>| match value {
+        None => Ok(None),
+        Some(Value::Array(list)) => Ok(Some(list.clone())),
+        Some(other) => Err(PatchError::NoList(go_type(other))),
     };
-    let key = rule.and_then(|r| r.key);
+    let order = list(Some(order))?.unwrap_or_default();
+    let (before, patch) = (list(current.get(field))?, list(patch)?);
+    let key = known.and_then(list_rule).and_then(|rule| rule.key);
+    check_order(patch.as_deref().unwrap_or_default(), &order, key)?;
+    let merged = match (before.clone(), patch) {
+        (None, None) => return Ok(()),
+        (Some(list), None) => list,
+        (None, Some(patch)) => patch.iter().filter_map(undirected).collect(),
+        (Some(list), Some(patch)) => merge_lists(list, &patch, known)?,
+    };
+    let sorted = interleaved(merged, &order, &before.unwrap_or_default(), key);
+    current.insert(field.to_owned(), Value::Array(sorted));
+    Ok(())
+}
+
+/// The members of a patch stand in the order that the directive says, which names all of them.
+fn check_order(patch: &[Value], order: &[Value], key: Option<&str>) -> Result<(), PatchError> {
+    if patch.is_empty() || order.is_empty() {
+        return Ok(());
+    }
     let identity = |v: &Value| match key {
         Some(key) => v.get(key).cloned(),
         None => Some(v.clone()),
     };
-    let wanted: Vec<Value> = order.iter().filter_map(identity).collect();
-    for member in patched.and_then(Value::as_array).into_iter().flatten().filter(|m| !is_directive(m)) {
-        let deleted = member.get(DIRECTIVE) == Some(&Value::from("delete"));
-        if !deleted && identity(member).is_some_and(|id| !wanted.contains(&id)) {
-            return Err(PatchError::Directive(format!(
-                "{ORDER}{field} does not name every member of the patch"
-            )));
-        }
-    }
-    if let Some(Value::Array(list)) = current.get_mut(field) {
-        *list = interleaved(std::mem::take(list), order, before, key);
-    }
-    Ok(())
-}
-
-fn delete_scalars(current: &mut Map<String, Value>, field: &str, gone: &Value) -> Result<(), PatchError> {
-    let Value::Array(gone) = gone else {
-        return Err(PatchError::Directive(format!("{DELETE_FROM}{field} must be a list")));
+    let mut wanted = order.iter();
+    let is_told = |member: &Value| {
+        let id = identity(member);
+        wanted.any(|other| identity(other) == id)
     };
-    if let Some(Value::Array(list)) = current.get_mut(field) {
-        list.retain(|v| !gone.contains(v));
+    let has_directive = |member: &&Value| member.get(DIRECTIVE).is_some();
+    if patch.iter().filter(|member| !has_directive(member)).all(is_told) {
+        return Ok(());
     }
-    Ok(())
+    let shown = |list: &[Value]| go_text(&Value::Array(list.to_vec()));
+    Err(PatchError::Order { patch: shown(patch), order: shown(order) })
 }
 
 fn retain(
@@ -230,26 +294,13 @@ fn retain(
     patch: &Map<String, Value>,
     keep: &Value,
 ) -> Result<(), PatchError> {
-    let Value::Array(keep) = keep else {
-        return Err(PatchError::Directive(format!("{RETAIN} must be a list")));
-    };
+    let Value::Array(keep) = keep else { return Err(PatchError::Format("retainKeys")) };
     let kept = |key: &str| keep.iter().any(|k| k == key);
-    if let Some(missing) = patch.iter().find(|(k, v)| !k.starts_with('$') && !v.is_null() && !kept(k)) {
-        return Err(PatchError::Directive(format!(
-            "{RETAIN} does not name {}, which the patch sets",
-            missing.0
-        )));
+    if patch.iter().any(|(k, v)| !k.starts_with('$') && !v.is_null() && !kept(k)) {
+        return Err(PatchError::Format("retainKeys"));
     }
     current.retain(|key, _| kept(key));
     Ok(())
-}
-
-fn directive(patch: &Map<String, Value>) -> Result<Option<&str>, PatchError> {
-    match patch.get(DIRECTIVE) {
-        None => Ok(None),
-        Some(Value::String(s)) if matches!(s.as_str(), "replace" | "delete" | "merge") => Ok(Some(s)),
-        Some(other) => Err(PatchError::Directive(format!("unknown patch type {other}"))),
-    }
 }
 
 /// A list member that holds nothing but a directive.
@@ -257,8 +308,8 @@ fn is_directive(value: &Value) -> bool {
     value.as_object().is_some_and(|m| m.len() == 1 && m.contains_key(DIRECTIVE))
 }
 
-fn without_directives(map: &Map<String, Value>) -> Map<String, Value> {
-    map.iter().filter(|(k, _)| !k.starts_with('$')).map(|(k, v)| (k.clone(), v.clone())).collect()
+fn without(map: &Map<String, Value>, directive: &str) -> Map<String, Value> {
+    map.iter().filter(|(k, _)| *k != directive).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 fn field_of(kind: Option<TypeId>, name: &str) -> Option<&'static Field> {
@@ -317,9 +368,10 @@ mod tests {
                 json!({"$setElementOrder/containers": [{"name": "c"}, {"name": "d"}, {"name": "a"}], "containers": [{"name": "d"}]}),
                 json!(["b", "c", "d", "a"]),
             ),
+            (json!({"containers": [{"name": "a", "$patch": "replace", "image": "i"}]}), json!([])),
             (
-                json!({"containers": [{"name": "a", "$patch": "replace", "image": "i"}]}),
-                json!(["a", "b", "c"]),
+                json!({"containers": [{"name": "a", "$patch": "delete"}, {"name": "z"}]}),
+                json!(["z", "b", "c"]),
             ),
         ];
         for (patch, want) in cases {
@@ -361,25 +413,82 @@ mod tests {
     }
 
     #[test]
+    fn what_is_new_is_taken_as_it_is() {
+        let ports =
+            json!([{"containerPort": 53, "protocol": "TCP"}, {"containerPort": 53, "protocol": "UDP"}]);
+        let patch = json!({"containers": [{"name": "dns", "ports": ports, "args": null}]});
+        let want = json!({"containers": [{"name": "dns", "ports": ports}]});
+        for current in [json!({}), json!({"containers": []}), json!({"containers": "none"})] {
+            assert_eq!(spec(current, patch.clone()), want);
+        }
+        let replaced =
+            json!({"metadata": {"annotations": {"$patch": "replace", "n": "m"}, "labels": {"a": "b"}}});
+        assert_eq!(apply(json!({}), replaced).unwrap(), json!({"metadata": {"labels": {"a": "b"}}}));
+        let emptied = json!({"securityContext": {"$patch": "delete"}});
+        assert_eq!(
+            spec(json!({"securityContext": {"runAsUser": 1}}), emptied),
+            json!({"securityContext": {}})
+        );
+    }
+
+    #[test]
     fn mistakes_are_named() {
+        let order = |patch: Value, order: Value| json!({"spec": {"$setElementOrder/containers": order, "containers": patch}});
+        let (a, b) = (json!({"name": "a"}), json!({"name": "b"}));
         let cases = [
             (
                 json!({"spec": {"containers": [{"image": "i"}]}}),
-                "map: {\"image\":\"i\"} does not contain declared merge key: name",
+                500,
+                "map: map[image:i] does not contain declared merge key: name",
+            ),
+            (
+                json!({"spec": {"containers": [{"$patch": "delete"}]}}),
+                500,
+                "map: map[$patch:delete] does not contain declared merge key: name",
             ),
             (
                 json!({"spec": {"$patch": "explode"}}),
-                "invalid strategic merge patch: unknown patch type \"explode\"",
+                500,
+                "unknown patch type: explode in map: map[$patch:explode]",
             ),
             (
-                json!({"spec": {"$retainKeys": 1}}),
-                "invalid strategic merge patch: $retainKeys must be a list",
+                json!({"spec": {"$patch": "merge"}}),
+                500,
+                "unknown patch type: merge in map: map[$patch:merge]",
             ),
-            (json!({"spec": {"containers": ["a"]}}), "list element types are not identical at name"),
+            (
+                json!({"spec": {"containers": [{"$patch": "merge", "name": "a"}]}}),
+                500,
+                "merging lists cannot yet be specified in the patch",
+            ),
+            (json!({"spec": {"$retainKeys": 1}}), 400, "invalid patch format of retainKeys"),
+            (json!({"spec": {"$retainKeys": ["a"], "b": 1}}), 400, "invalid patch format of retainKeys"),
+            (json!({"spec": {"$setElementOrder": []}}), 400, "invalid patch format of setElementOrder list"),
+            (
+                json!({"spec": {"$deleteFromPrimitiveList": []}}),
+                400,
+                "invalid patch format of primitive list",
+            ),
+            (order(json!([]), json!("x")), 500, "expected a []interface {}, but received a string"),
+            (
+                order(json!([a, b]), json!([b, a])),
+                500,
+                "The order in patch list:\n[map[name:a] map[name:b]]\n doesn't match $setElementOrder list:\n[map[name:b] \
+                 map[name:a]]\n",
+            ),
+            (
+                json!({"spec": {"containers": ["a", 1]}}),
+                500,
+                "list element types are not identical: [[] [a 1]]",
+            ),
         ];
-        for (patch, want) in cases {
-            assert_eq!(apply(json!({"spec": {"containers": []}}), patch).unwrap_err(), want);
+        for (patch, code, want) in cases {
+            let error = strategic(&json!({"spec": {"containers": []}}), &patch, pod()).unwrap_err();
+            let status = crate::status::Status::from(error);
+            assert_eq!((status.code, status.message.as_str()), (code, want), "{patch}");
         }
+        let lists = apply(json!({"spec": {"containers": []}}), json!({"spec": {"containers": [[]]}}));
+        assert_eq!(lists.unwrap_err(), "lists of lists are not supported");
     }
 
     proptest! {

@@ -27,6 +27,8 @@ pub struct RequestInfo {
     pub verb: SmolStr,
     /// Whether the path names a resource.
     pub is_resource: bool,
+    /// Whether the path names the verb, as the first paths of watches did.
+    pub verb_in_path: bool,
     /// API group; empty for core.
     pub group: SmolStr,
     /// API version.
@@ -174,6 +176,7 @@ impl RequestInfo {
         let tail = match tail {
             [first @ ("watch" | "proxy"), rest @ ..] if !rest.is_empty() => {
                 info.verb = SmolStr::new(first);
+                info.verb_in_path = true;
                 rest
             }
             all => all,
@@ -198,6 +201,9 @@ impl RequestInfo {
         };
         let at = |i: usize| tail.get(i).map(SmolStr::new).unwrap_or_default();
         (self.resource, self.name, self.subresource) = (at(0), at(1), at(2));
+        if self.verb == "proxy" {
+            self.subresource = SmolStr::default();
+        }
         self.rest = tail.get(3..).map(|r| r.join("/")).unwrap_or_default();
     }
 
@@ -239,7 +245,10 @@ impl RequestInfo {
 
     /// A selector, where the verb has any.
     fn selector(&self, name: &str) -> &str {
-        let selects = self.is_resource && matches!(self.verb.as_str(), "list" | "watch" | "deletecollection");
+        // Watches whose path says so do not all have selectors, so that nobody is asked about any.
+        let selects = self.is_resource
+            && !self.verb_in_path
+            && matches!(self.verb.as_str(), "list" | "watch" | "deletecollection");
         if selects { self.query.get(name) } else { "" }
     }
 
@@ -317,12 +326,27 @@ mod tests {
             ("GET", "/api/v1/namespaces/a%2fpods%2fp", "", "get", "a", "pods", "p", ""),
             ("GET", "/api/v1/namespaces/a/pods/p%252fq", "", "get", "a", "pods", "p%2fq", ""),
             ("GET", "/api/v1/proxy/namespaces/a/pods/p", "", "proxy", "a", "pods", "p", ""),
+            ("GET", "/api/v1/proxy/namespaces/a/pods/p/x/y", "", "proxy", "a", "pods", "p", ""),
         ];
         for (method, path, query, verb, namespace, resource, name, sub) in cases {
             let info = RequestInfo::new(&method.parse().unwrap(), path, query);
             assert!(info.is_resource, "{path}");
             let got = (&*info.verb, &*info.namespace, &*info.resource, &*info.name, &*info.subresource);
             assert_eq!(got, (verb, namespace, resource, name, sub), "{method} {path}?{query}");
+        }
+    }
+
+    #[test]
+    fn selectors_are_those_of_collections() {
+        for (method, path, has) in [
+            ("GET", "/api/v1/pods", true),
+            ("DELETE", "/api/v1/namespaces/a/pods", true),
+            ("GET", "/api/v1/watch/pods", false),
+            ("GET", "/api/v1/namespaces/a/pods/p", false),
+        ] {
+            let query = "labelSelector=a%3Db&watch=1";
+            let info = RequestInfo::new(&method.parse().unwrap(), path, query);
+            assert_eq!(!info.selector("labelSelector").is_empty(), has, "{method} {path}");
         }
     }
 

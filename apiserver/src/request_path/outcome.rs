@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::info::RequestInfo;
 use crate::{
-    audit::{Context, Stage},
+    audit::{Context, Part, Stage},
     flowcontrol::Watched,
     metrics::{FIELD_VALIDATION, INQUEUE, Under},
     negotiation,
@@ -239,10 +239,16 @@ impl Asked {
         server: &Arc<Server>,
         mut answer: Response<Body>,
         status: Option<Value>,
-        (last, watched): (Stage, Option<Watched>),
+        (last, watched, terminated): (Stage, Option<Watched>, bool),
     ) -> Response<Body> {
         let code = answer.status().as_u16();
         let labels = Labels::of(server, &self);
+        if let Some(labels) = labels.as_ref().filter(|_| terminated) {
+            let [verb, group, version, resource, subresource, scope, component] = labels.seven();
+            let code = code.to_string();
+            let all = [verb, group, version, resource, subresource, scope, component, &code];
+            TERMINATIONS.with_label_values(&all).inc();
+        }
         // What audit wants to see whole is waited for, unless it never ends.
         let shows = labels.is_some() && self.audit.shows_response() && !self.info.is_long_running();
         if shows || answer.body().size_hint().exact().is_some() {
@@ -265,9 +271,13 @@ impl Asked {
         let server = server.clone();
         // A watch may last for hours: what else was asked is let go now.
         let Self { begun, audit, .. } = self;
+        let handed = Instant::now();
         answer.map(|inner| {
             let end = move |bytes| {
                 drop((counted, watched));
+                if !is_long {
+                    audit.spend(Part::Write, handed.elapsed());
+                }
                 measured(&audit, begun, labels.as_ref(), code, bytes);
                 if audit.is_recorded() {
                     server.tasks.spawn_contained("audit", async move {
@@ -319,10 +329,6 @@ fn measured(audit: &Context, begun: Instant, labels: Option<&Labels>, code: u16,
     if matches!(verb, "GET" | "LIST") {
         #[expect(clippy::cast_precision_loss, reason = "a size to be shown")]
         SIZES.hot(&labels.seven(), |sum| sum.observe(bytes as f64));
-    }
-    if code == 429 {
-        let all = [verb, group, version, resource, subresource, scope, component, &text];
-        TERMINATIONS.with_label_values(&all).inc();
     }
 }
 

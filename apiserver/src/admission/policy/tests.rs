@@ -214,3 +214,28 @@ async fn webhooks_are_called_where_their_conditions_hold() {
         }
     }
 }
+
+/// What changes an object sees it before it is one: without uid, time and a name that the server makes.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_are_changed_before_they_have_uids() {
+    let server = TestServer::start().await;
+    let seen = "(has(object.metadata.uid) ? 'uid' : '') + (has(object.metadata.creationTimestamp) ? 'time' : '') + \
+                (has(object.metadata.name) ? object.metadata.name : '') + (has(request.name) ? request.name : '')";
+    let expression = format!("Object{{data: {{'seen': 'x' + {seen}}}}}");
+    let mutation =
+        json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}});
+    mutate(
+        &server,
+        "p",
+        json!({"mutations": [mutation], "reinvocationPolicy": "Never", "failurePolicy": "Fail"}),
+    )
+    .await;
+    for (metadata, want) in [(json!({"generateName": "g-", "uid": "u"}), "x"), (json!({"name": "n"}), "xnn")]
+    {
+        let (code, made) = server.post(MAPS, json!({"metadata": metadata})).await;
+        assert_eq!((code, &made["data"]["seen"]), (201, &json!(want)), "{made}");
+        let name = made["metadata"]["name"].as_str().unwrap();
+        assert!(name == "n" || name.starts_with("g-"), "{made}");
+        assert!(made["metadata"]["uid"].as_str().unwrap().len() == 36, "{made}");
+    }
+}

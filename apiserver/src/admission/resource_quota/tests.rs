@@ -7,7 +7,7 @@ use super::{
     *,
 };
 use crate::admission::Configurations;
-use crate::objects::{CONFIG_MAPS, Kind, PERSISTENT_VOLUME_CLAIMS, SERVICES, memory::Memory};
+use crate::objects::{CONFIG_MAPS, DEVICE_CLASSES, Kind, PERSISTENT_VOLUME_CLAIMS, SERVICES, memory::Memory};
 
 fn quota(name: &str, hard: Value, used: Value, scopes: Value) -> (Kind, Value) {
     (
@@ -178,4 +178,61 @@ async fn claims_that_come_into_a_scope_are_charged_for() {
     let same = Write::update(PERSISTENT_VOLUME_CLAIMS, claim("fast"), claim("fast"));
     same.run(&objects, &[NAME]).await.unwrap();
     assert!(change().run(&objects, &[NAME]).await.is_err());
+}
+
+/// A claim that was made for the extended resources of a pod is charged for what the pod was not.
+#[tokio::test]
+async fn devices_are_charged_as_the_extended_resources_they_stand_for() {
+    let count = "count/resourceclaims.resource.k8s.io";
+    let hard =
+        json!({count: "9", "requests.d.io/gpu": "9", "requests.deviceclass.resource.kubernetes.io/gpu": "9"});
+    let none =
+        json!({count: "0", "requests.d.io/gpu": "0", "requests.deviceclass.resource.kubernetes.io/gpu": "0"});
+    let of_class = |number: &str, resource: &str, class: &str| {
+        json!({count: number, "requests.d.io/gpu": resource,
+            "requests.deviceclass.resource.kubernetes.io/gpu": class})
+    };
+    let class = json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "d.io/gpu"}});
+    let pod = |named: Value| {
+        let mut pod = pod(json!({"d.io/gpu": "2"}));
+        pod["metadata"]["uid"] = json!("u");
+        pod["status"] = json!({"extendedResourceClaimStatus": named});
+        pod
+    };
+    let claim = |name: &str, made: &str, owned: bool| {
+        let mut claim = json!({"metadata": {"namespace": "a", "name": name, "creationTimestamp": made},
+            "spec": {"devices": {"requests": [{"name": "r",
+                "exactly": {"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 3}}]}}});
+        if owned {
+            claim["metadata"]["annotations"] =
+                json!({"resource.kubernetes.io/extended-resource-claim": "true"});
+            claim["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p",
+                "uid": "u", "controller": true}]);
+        }
+        claim
+    };
+    let now = "2030-01-01T00:00:00Z";
+    let named = json!({"resourceClaimName": "c"});
+    for (pod, other, claim, charged) in [
+        (pod(Value::Null), None, claim("c", now, false), of_class("1", "3", "3")),
+        (pod(named.clone()), None, claim("c", now, true), of_class("1", "1", "3")),
+        (pod(named), None, claim("d", now, true), of_class("1", "3", "3")),
+        (pod(Value::Null), None, claim("c", now, true), of_class("1", "1", "3")),
+        (
+            pod(Value::Null),
+            Some(claim("b", "2029-01-01T00:00:00Z", true)),
+            claim("c", now, true),
+            of_class("1", "3", "3"),
+        ),
+    ] {
+        let mut there = vec![
+            quota("q", hard.clone(), none.clone(), json!([])),
+            (DEVICE_CLASSES, class.clone()),
+            (PODS, pod.clone()),
+        ];
+        there.extend(other.map(|other| (RESOURCE_CLAIMS, other)));
+        let objects = Memory::with(there);
+        Write::create(RESOURCE_CLAIMS, claim.clone()).run(&objects, &[NAME]).await.unwrap();
+        assert_eq!(used(&objects, "q").await, charged, "{pod} {claim}");
+    }
 }

@@ -119,3 +119,51 @@ async fn a_deletion_answers_with_what_is_gone_or_that_it_is() {
     let (code, marked) = delete(&one, json!({"orphanDependents": false})).await;
     assert_eq!((code, &marked["kind"]), (202, &json!("ConfigMap")), "{marked}");
 }
+
+/// A part of a collection goes, and the answer is the list of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_much_of_a_collection_goes_as_is_asked_for() {
+    let server = TestServer::start_with(&[]).await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for name in ["a", "b", "c"] {
+        let map = json!({"metadata": {"name": name, "labels": {"in": "part"}}});
+        assert_eq!(server.post(maps, map).await.0, 201);
+    }
+    let (code, gone) = server.ask(Method::DELETE, &format!("{maps}?limit=2"), "", None).await;
+    let names: Vec<&str> =
+        gone["items"].as_array().unwrap().iter().map(|m| m["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!((code, names, &gone["kind"]), (200, vec!["a", "b"], &json!("ConfigMapList")), "{gone}");
+    let token = gone["metadata"]["continue"].as_str().unwrap();
+    let (code, gone) = server.ask(Method::DELETE, &format!("{maps}?continue={token}"), "", None).await;
+    assert_eq!((code, &gone["items"][0]["metadata"]["name"]), (200, &json!("c")), "{gone}");
+    let (_, left) = server.get(&format!("{maps}?labelSelector=in%3Dpart")).await;
+    assert_eq!(left["items"], json!([]));
+}
+
+/// A pod that nobody has to stop goes at once, and says in its last words when.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_that_go_say_when() {
+    let server = TestServer::start_with(&[]).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"automountServiceAccountToken": false,
+        "containers": [{"name": "c", "image": "i"}]}});
+    let account = json!({"metadata": {"name": "default"}});
+    let (code, said) = server.post("/api/v1/namespaces/default/serviceaccounts", account).await;
+    assert!(matches!(code, 201 | 409), "{said}");
+    let (code, made) = server.post(pods, pod).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, gone) = server.ask(Method::DELETE, &format!("{pods}/p"), "", None).await;
+    assert_eq!((code, &gone["metadata"]["deletionGracePeriodSeconds"]), (200, &json!(0)), "{gone}");
+    assert!(gone["metadata"]["deletionTimestamp"].is_string(), "{gone}");
+    assert_eq!(server.get(&format!("{pods}/p")).await.0, 404);
+    let namespace = "/api/v1/namespaces/ending";
+    let made = json!({"metadata": {"name": "ending"}});
+    assert_eq!(server.post("/api/v1/namespaces", made).await.0, 201);
+    let other = json!({"preconditions": {"uid": "other"}});
+    let (code, refused) = server.ask(Method::DELETE, namespace, "application/json", Some(other)).await;
+    let why = "Operation cannot be fulfilled on namespaces \"ending\": Precondition failed: UID in precondition: other";
+    assert!(code == 409 && refused["message"].as_str().unwrap().starts_with(why), "{refused}");
+    let (code, ending) = server.ask(Method::DELETE, namespace, "", None).await;
+    assert_eq!((code, &ending["status"]["phase"]), (200, &json!("Terminating")), "{ending}");
+    assert!(ending["metadata"].get("deletionGracePeriodSeconds").is_none(), "{ending}");
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::registry::{
-    Column, Resource, SelectableField, event_row, event_rules,
+    Column, Propagation, Resource, SelectableField, event_row, event_rules,
     kit::{Plain, Rules, column, path_segment},
 };
 
@@ -46,6 +46,7 @@ pub(super) fn resource() -> Resource {
             validate: |event, errors| event_rules::check(event, true, errors),
             row: Some(event_row::row),
             create_on_update: true,
+            propagation: Propagation::Unsupported,
             ..Rules::new(PLAIN)
         }),
         ..Resource::of("", "Event", "events", "event")

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::registry::{
-    Column, Resource, SelectableField, event_form, event_row, event_rules,
+    Column, Propagation, Resource, SelectableField, event_form, event_row, event_rules,
     kit::{Plain, Rules, column},
 };
 
@@ -46,6 +46,7 @@ pub(super) fn resource() -> Resource {
             validate_change: event_rules::check_change,
             row: Some(event_row::row),
             create_on_update: true,
+            propagation: Propagation::Unsupported,
             stored_as: Some(event_form::CORE),
             convert: |event, _, to| event_form::convert(event, to == event_form::CORE),
             ..Rules::new(Plain { status: false, generation: false, cells: &[] })
