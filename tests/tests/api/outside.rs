@@ -86,8 +86,12 @@ fn webhooks(_: &(), _: &str) -> Result<()> {
     let asked = receiver.calls("/access").iter().filter(|call| call.body["spec"]["user"] == "jane").count();
     ensure!(asked == 1, "a permission was asked for {asked} times");
     jane.get("/api/v1/namespaces/default/secrets")?.refused_with(403, "Forbidden", "asked outside")?;
-    // What cannot be found out is neither allowed nor forbidden.
-    jane.get("/api/v1/namespaces/default/pods")?.refused(500, "InternalError")?;
+    // What cannot be found out is neither allowed nor forbidden; as the request has not come to objects, no Status says so.
+    let answer = jane.get("/api/v1/namespaces/default/pods?limit=1")?;
+    let (code, text, kind) = (answer.code, answer.text(), answer.header("content-type"));
+    let begins = "Internal Server Error: \"/api/v1/namespaces/default/pods?limit=1\": ";
+    ensure!(code == 500 && text.starts_with(begins), "{code} {text}");
+    ensure!(kind == "text/plain; charset=utf-8", "{kind}");
     let review = json!({"spec": {"user": "joe", "resourceAttributes": {"verb": "list", "resource": "pods"}}});
     let told = plane.admin()?.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review)?.ok()?;
     let told = &told["status"];
