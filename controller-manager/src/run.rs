@@ -235,6 +235,7 @@ mod tests {
     fn ranges_that_nodes_cannot_be_given_are_refused_at_once() {
         let with = |flags: &[&str]| configure(&[&["--allocate-node-cidrs"], flags].concat()).err();
         assert_eq!(with(&["--cluster-cidr=10.4.0.0/16,fd00::/48"]), None);
+        assert_eq!(with(&["--cluster-cidr=10.0.0.0/8", "--node-cidr-mask-size=30"]), None);
         for (flags, expected) in [
             (vec![], "invalid CIDR address: "),
             (
@@ -251,8 +252,12 @@ mod tests {
             ),
             (
                 vec!["--cluster-cidr=10.4.0.0/25"],
-                "Controller: Invalid clusterCIDR, mask size of clusterCIDR must be less than or equal to \
+                "Controller: Invalid --cluster-cidr, mask size of cluster CIDR must be less than or equal to \
                  --node-cidr-mask-size configured for CIDR family: 10.4.0.0/25",
+            ),
+            (
+                vec!["--cluster-cidr=fd00::/47"],
+                "New CIDR set failed; the node CIDR size is too big: fd00::/47 for nodes' /64",
             ),
         ] {
             assert_eq!(with(&flags).as_deref(), Some(expected), "{flags:?}");

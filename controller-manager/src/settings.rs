@@ -219,8 +219,8 @@ pub enum SettingsError {
     #[error("--{0} {1}")]
     Masks(&'static str, &'static str),
     /// A number of workers is none.
-    #[error("{0} must be greater than 0, but got {1}")]
-    Concurrency(&'static str, i64),
+    #[error("{0} must be {1} got {2}")]
+    Concurrency(&'static str, &'static str, i64),
     /// A number is too small.
     #[error("{0} must not be less than 1, but got {1}")]
     Few(&'static str, i64),
@@ -288,10 +288,13 @@ pub enum RangesError {
     Services,
     /// A node's is larger than the whole.
     #[error(
-        "Controller: Invalid clusterCIDR, mask size of clusterCIDR must be less than or equal to \
+        "Controller: Invalid --cluster-cidr, mask size of cluster CIDR must be less than or equal to \
          --node-cidr-mask-size configured for CIDR family: {0}"
     )]
     Mask(IpNet),
+    /// There would be more of them than can be kept account of.
+    #[error("New CIDR set failed; the node CIDR size is too big: {0} for nodes' /{1}")]
+    Wide(IpNet, u8),
 }
 
 /// Flags of certificate and key by signer.
@@ -595,12 +598,20 @@ impl Settings {
             return Err(RangesError::Services);
         }
         let mask = |range: &IpNet| if range.addr().is_ipv4() { self.node_mask_v4 } else { self.node_mask_v6 };
-        match ranges.iter().find(|range| range.prefix_len() > mask(range)) {
-            Some(range) => Err(RangesError::Mask(*range)),
+        if let Some(range) = ranges.iter().find(|range| range.prefix_len() > mask(range)) {
+            return Err(RangesError::Mask(*range));
+        }
+        let is_wide =
+            |range: &&IpNet| !range.addr().is_ipv4() && mask(range) - range.prefix_len() > MOST_BITS;
+        match ranges.iter().find(is_wide) {
+            Some(range) => Err(RangesError::Wide(*range, mask(range))),
             None => Ok(()),
         }
     }
 }
+
+/// By how many bits nodes' ranges may be smaller than the IPv6 range they are of.
+const MOST_BITS: u8 = 16;
 
 fn ranges(values: &Values, flag: &'static str) -> Result<Vec<IpNet>, SettingsError> {
     let parse = |text: &str| {
@@ -661,14 +672,28 @@ fn services(values: &Values) -> Result<Vec<IpNet>, SettingsError> {
 const BOUNDED: &[&str] =
     &["concurrent-service-endpoint-syncs", "mirroring-concurrent-service-endpoint-syncs"];
 
+/// Flags of workers that may not be none, with what is said of it. Controllers of the others rest where there are none.
+const NEEDED: &[(&str, &str)] = &[
+    ("concurrent-cron-job-syncs", "greater than 0, but"),
+    ("concurrent-daemonset-syncs", "greater than 0, but"),
+    ("concurrent-device-taint-eviction-syncs", "greater than zero,"),
+    ("concurrent-ephemeralvolume-syncs", "greater than 0, but"),
+    ("concurrent-horizontal-pod-autoscaler-syncs", "greater than 0, but"),
+    ("concurrent-job-syncs", "greater than 0, but"),
+    ("concurrent-resourceclaim-syncs", "larger than 0,"),
+    ("concurrent-statefulset-syncs", "greater than 0, but"),
+];
+
 fn concurrency(values: &Values) -> Result<BTreeMap<&'static str, usize>, SettingsError> {
     let read = |(flag, _): &(&'static str, &str)| {
         if BOUNDED.contains(flag) {
             return Ok((*flag, within(values, flag, 50)?));
         }
-        let value = values.int(flag);
-        let workers = usize::try_from(value).ok().filter(|v| *v > 0);
-        Ok((*flag, workers.ok_or(SettingsError::Concurrency(flag, value))?))
+        let needed = NEEDED.iter().find(|(name, _)| name == flag);
+        match (values.int(flag), needed) {
+            (none, Some((_, why))) if none < 1 => Err(SettingsError::Concurrency(flag, why, none)),
+            _ => Ok((*flag, count(values, flag))),
+        }
     };
     CONCURRENCY.iter().map(read).collect()
 }
@@ -848,6 +873,14 @@ mod tests {
         for (flags, expected) in [
             (vec!["--concurrent-job-syncs=0"], "concurrent-job-syncs must be greater than 0, but got 0"),
             (
+                vec!["--concurrent-device-taint-eviction-syncs=-1"],
+                "concurrent-device-taint-eviction-syncs must be greater than zero, got -1",
+            ),
+            (
+                vec!["--concurrent-resourceclaim-syncs=0"],
+                "concurrent-resourceclaim-syncs must be larger than 0, got 0",
+            ),
+            (
                 vec!["--concurrent-service-endpoint-syncs=0"],
                 "concurrent-service-endpoint-syncs must not be less than 1, but got 0",
             ),
@@ -894,6 +927,30 @@ mod tests {
         );
         assert_eq!(pairs(&["--cluster-signing-cert-file=c", "--cluster-signing-key-file=k"]).len(), 1);
         assert!(read(&["--concurrent-service-endpoint-syncs=50", "--max-endpoints-per-slice=1000"]).is_ok());
+    }
+
+    #[test]
+    fn controllers_without_workers_are_refused_or_rest() {
+        for (flag, default) in CONCURRENCY {
+            let of = |value: &str| read(&[&format!("--{flag}={value}")]).map(|s| s.concurrency[flag]);
+            let is_needed = BOUNDED.contains(flag) || NEEDED.iter().any(|(name, _)| name == flag);
+            for none in ["0", "-3"] {
+                match of(none) {
+                    Ok(workers) => assert!(!is_needed && workers == 0, "{flag}={none}: {workers}"),
+                    Err(refusal) => {
+                        assert!(
+                            is_needed && refusal.starts_with(flag) && refusal.ends_with(none),
+                            "{refusal}"
+                        );
+                    }
+                }
+            }
+            assert_eq!(of("7"), Ok(7), "{flag}");
+            assert_eq!(read(&[]).unwrap().concurrency[flag].to_string(), **default);
+        }
+        for (flag, _) in NEEDED {
+            assert!(CONCURRENCY.iter().any(|(known, _)| known == flag), "{flag}");
+        }
     }
 
     #[test]

@@ -301,6 +301,34 @@ mod tests {
     }
 
     #[test]
+    fn ranges_are_numbered_from_the_beginning_of_their_cluster_range() {
+        for (cluster, mask, at, expected) in [
+            ("127.123.3.0/16", 24, 15, "127.123.15.0/24"),
+            ("192.168.5.219/28", 32, 5, "192.168.5.213/32"),
+            ("2001:db8:1234:3::/48", 64, 0, "2001:db8:1234::/64"),
+            ("2001:db8:85a3::8a2e:370:7334/50", 63, 6425, "2001:db8:85a3:3232::/63"),
+            ("2001:db8::/32", 48, 6425, "2001:db8:1919::/48"),
+            ("2001:db8:1234:ff00::/56", 72, 15, "2001:db8:1234:ff00:f00::/72"),
+            ("2001:db8:1234:ff00::/56", 72, 6425, "2001:db8:1234:ff19:1900::/72"),
+            ("2001:db8:1234:0:1234::/80", 96, 15, "2001:db8:1234:0:1234:f::/96"),
+        ] {
+            let found = nth(&cluster.parse().unwrap(), mask, at).map(|range| range.to_string());
+            assert_eq!(found.as_deref(), Some(expected), "{at} of {cluster}");
+        }
+    }
+
+    #[test]
+    fn what_overlaps_with_services_is_not_handed_out() {
+        let services = vec!["127.123.234.0/26".parse().unwrap()];
+        let part = Settings { service_cidrs: services, ..settings("127.123.234.0/24", 30) };
+        assert_eq!(assigned(&part, &[]), "127.123.234.64/30");
+        let taken = ["127.123.234.64/30", "127.123.234.68/30", "127.123.234.72/30", "127.123.234.80/30"];
+        assert_eq!(assigned(&part, &taken), "127.123.234.76/30");
+        let all = Settings { service_cidrs: vec!["127.123.0.0/16".parse().unwrap()], ..part };
+        assert_eq!(assigned(&all, &[]), "no free range in 127.123.234.0/24");
+    }
+
+    #[test]
     fn room_use_and_tries_are_counted_by_cluster_range() {
         let (settings, parse) = (settings("10.244.0.0/22", 24), |t: &&str| t.parse().unwrap());
         let taken: BTreeSet<IpNet> =

@@ -5,7 +5,8 @@
 //! ```
 //! Contract: upstream's `resourcequota-controller`: admission charges what is created, this gives back what was
 //! deleted, has ended or shrunk, and counts everything anew every `--resource-quota-sync-period`. The status is
-//! written for the version it was counted for, so that a charge of admission is never overwritten.
+//! written for the version it was counted for, so that a charge of admission is never overwritten. Quotas of which it is not
+//! known what is used do not wait behind those that are counted again.
 
 mod plan;
 
@@ -61,6 +62,8 @@ struct Controller {
     tasks: Tasks,
     clock: SharedClock,
     queue: WorkQueue<ObjectKey>,
+    /// Quotas of which it is not known what is used.
+    urgent: WorkQueue<ObjectKey>,
     quotas: Informer<ResourceQuota>,
     pods: Informer<Pod>,
     services: Informer<Service>,
@@ -81,6 +84,7 @@ pub(super) fn start(ctx: &Context) {
         tasks: ctx.tasks.clone(),
         clock: ctx.clock.clone(),
         queue: WorkQueue::new("resourcequota_primary"),
+        urgent: WorkQueue::new("resourcequota_priority"),
         quotas: ctx.informers.get(ListWatch::default()),
         pods: ctx.informers.get(ListWatch::default()),
         services: ctx.informers.get(ListWatch::default()),
@@ -90,12 +94,16 @@ pub(super) fn start(ctx: &Context) {
         directory: Arc::new(Directory::new(ctx.client.clone())),
         counted: Arc::default(),
     };
-    let queue = controller.queue.clone();
+    let (queue, urgent) = (controller.queue.clone(), controller.urgent.clone());
     controller.quotas.on_event(move |event| match &event {
         // A status that we or admission have written is no reason to count.
         Event::Updated { old, new } if old.spec == new.spec => {}
         Event::Deleted { .. } => {}
-        event => queue.add(object_key(event.object().as_ref())),
+        event => {
+            let quota = event.object();
+            let queue = if plan::is_urgent(quota) { &urgent } else { &queue };
+            queue.add(object_key(quota.as_ref()));
+        }
     });
     controller.follow(&controller.pods, ("", "pods"));
     controller.follow(&controller.services, ("", "services"));
@@ -111,11 +119,14 @@ pub(super) fn start(ctx: &Context) {
             Ok::<(), QuotaError>(())
         }
     });
-    let (queue, workers) = (controller.queue.clone(), ctx.workers("concurrent-resource-quota-syncs"));
-    run_workers(&ctx.tasks, &queue, workers, move |key| {
+    let workers = ctx.workers("concurrent-resource-quota-syncs");
+    for queue in [controller.queue.clone(), controller.urgent.clone()] {
         let controller = controller.clone();
-        async move { controller.sync(&key).await }
-    });
+        run_workers(&ctx.tasks, &queue, workers, move |key| {
+            let controller = controller.clone();
+            async move { controller.sync(&key).await }
+        });
+    }
 }
 
 impl Controller {

@@ -38,7 +38,7 @@ pub(super) fn start(ctx: &Context) {
     let queue: WorkQueue<ObjectKey> = WorkQueue::new(NAME);
     enqueue_changes(&policies, &queue);
     let client = ctx.client.clone();
-    run_workers(&ctx.tasks, &queue, ctx.workers(FLAG).max(1), move |key| {
+    run_workers(&ctx.tasks, &queue, ctx.workers(FLAG), move |key| {
         let (policies, client) = (policies.clone(), client.clone());
         async move {
             policies.wait_synced().await;

@@ -45,6 +45,7 @@ const SAME: &[&str] = &[
     "replicationmanager",
     "resource_claim",
     "resourcequota_primary",
+    "resourcequota_priority",
     "root_ca_cert_publisher",
     "selinux_warning",
     "service_ca_cert_publisher",

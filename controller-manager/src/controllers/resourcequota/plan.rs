@@ -73,8 +73,8 @@ enum Source {
     Count(Kind),
 }
 
-/// Which objects a limit is about. What is not known by name is a resource of pods.
-fn source(name: &str) -> Source {
+/// Which objects a limit is about; `None` where nothing could ever count against it.
+fn source(name: &str) -> Option<Source> {
     let counted = |group: &str, plural: &str| match (group, plural) {
         ("", "pods") => Source::Pods,
         ("", "services") => Source::Services,
@@ -84,9 +84,9 @@ fn source(name: &str) -> Source {
     };
     if let Some(kind) = name.strip_prefix("count/") {
         let (plural, group) = kind.split_once('.').unwrap_or((kind, ""));
-        return counted(group, plural);
+        return Some(counted(group, plural));
     }
-    match name {
+    Some(match name {
         "configmaps"
         | "persistentvolumeclaims"
         | "replicationcontrollers"
@@ -95,10 +95,31 @@ fn source(name: &str) -> Source {
         | "services" => counted("", name),
         "services.nodeports" | "services.loadbalancers" => Source::Services,
         "requests.storage" => Source::Claims,
-        _ if name.contains(".storageclass.storage.k8s.io/") => Source::Claims,
+        _ if OF_STORAGE_CLASS.iter().any(|limit| name.ends_with(limit)) => Source::Claims,
         _ if name.ends_with(devices::OF_CLASS) => Source::Devices,
-        _ => Source::Pods,
-    }
+        _ if is_of_pods(name) => Source::Pods,
+        _ => return None,
+    })
+}
+
+/// What limits on claims of a storage class end in.
+const OF_STORAGE_CLASS: [&str; 2] =
+    [".storageclass.storage.k8s.io/persistentvolumeclaims", ".storageclass.storage.k8s.io/requests.storage"];
+
+/// Whether pods are limited by it: their number, what their containers ask for, or an extended resource. Of those a quota
+/// limits requests alone.
+fn is_of_pods(name: &str) -> bool {
+    const AMOUNTS: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+    let requested = name.strip_prefix("requests.");
+    let amount = requested.or_else(|| name.strip_prefix("limits.")).unwrap_or(name);
+    let is_extended = |name: &str| {
+        name.contains('/')
+            && (!name.contains("kubernetes.io/") || name.starts_with("deviceclass.resource.kubernetes.io/"))
+    };
+    name == "pods"
+        || AMOUNTS.contains(&amount)
+        || requested.unwrap_or(name).starts_with("hugepages-")
+        || requested.is_some_and(is_extended)
 }
 
 /// What must be looked at for these limits.
@@ -108,14 +129,26 @@ pub(super) fn needs<'a>(hard: impl IntoIterator<Item = &'a str>) -> Needs {
         // Devices may stand for what pods ask for by name.
         needs.devices |= devices::may_count(name);
         match source(name) {
-            Source::Pods => needs.pods = true,
-            Source::Services => needs.services = true,
-            Source::Claims => needs.claims = true,
-            Source::Devices => needs.devices = true,
-            Source::Count(kind) => drop(needs.counts.insert(kind)),
+            Some(Source::Pods) => needs.pods = true,
+            Some(Source::Services) => needs.services = true,
+            Some(Source::Claims) => needs.claims = true,
+            Some(Source::Devices) => needs.devices = true,
+            Some(Source::Count(kind)) => drop(needs.counts.insert(kind)),
+            None => {}
         }
     }
     needs
+}
+
+/// Whether admission has to refuse what the quota would allow, because it is not known yet what is used of a limit.
+pub(super) fn is_urgent(quota: &ResourceQuota) -> bool {
+    let none = BTreeMap::new();
+    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref()).unwrap_or(&none);
+    let status = quota.status.as_ref();
+    let (told, used) =
+        (status.and_then(|s| s.hard.as_ref()).unwrap_or(&none), status.and_then(|s| s.used.as_ref()));
+    let is_counted = |name: &String| used.is_some_and(|used| used.contains_key(name));
+    !same(Some(hard), Some(told)) || told.keys().any(|name| !is_counted(name) && source(name).is_some())
 }
 
 /// The quota's status if it must be another one; `object` is the quota itself, by its fields.
@@ -129,11 +162,12 @@ pub(super) fn status(
     let old = quota.status.clone().unwrap_or_default();
     let total = total(object, content, now);
     let known = |name: &str| match source(name) {
-        Source::Pods => content.pods.is_some(),
-        Source::Services => content.services.is_some(),
-        Source::Claims => content.claims.is_some(),
-        Source::Devices => content.devices.is_some(),
-        Source::Count(kind) => content.counts.contains_key(&kind),
+        Some(Source::Pods) => content.pods.is_some(),
+        Some(Source::Services) => content.services.is_some(),
+        Some(Source::Claims) => content.claims.is_some(),
+        Some(Source::Devices) => content.devices.is_some(),
+        Some(Source::Count(kind)) => content.counts.contains_key(&kind),
+        None => false,
     };
     let used = |name: &String| match total.get(name) {
         Some(amount) => Some(amount.to_api()),
@@ -272,6 +306,43 @@ mod tests {
         assert_eq!(counts, ["secrets", "deployments.apps"]);
         assert_eq!(needs(["count/pods"]), Needs { pods: true, ..Needs::default() });
         assert_eq!(needs([]), Needs::default());
+    }
+
+    #[test]
+    fn what_nothing_can_use_is_not_told_to_be_used() {
+        let hard = json!({"hard": {
+            "example.com/gpu": "1", "limits.example.com/gpu": "1", "requests.x.kubernetes.io/gpu": "1",
+            "fast.storageclass.storage.k8s.io/other": "1", "requests.example.com/gpu": "1", "hugepages-2Mi": "1",
+            "requests.hugepages-1Gi": "1", "requests.deviceclass.resource.kubernetes.io/gpu": "1",
+            "limits.ephemeral-storage": "1",
+        }});
+        let zero = "0";
+        let expected = json!({
+            "requests.example.com/gpu": zero, "hugepages-2Mi": zero, "requests.hugepages-1Gi": zero,
+            "requests.deviceclass.resource.kubernetes.io/gpu": zero, "limits.ephemeral-storage": zero,
+        });
+        assert_eq!(used(hard, json!({})).unwrap(), expected);
+        assert_eq!(needs(["example.com/gpu"]), Needs::default());
+    }
+
+    #[test]
+    fn limits_of_which_no_use_is_known_are_urgent() {
+        let urgent = |hard: Value, status: Value| {
+            is_urgent(&serde_json::from_value(quota(json!({"hard": hard}), status)).unwrap())
+        };
+        let cpu = || json!({"cpu": "4"});
+        for (hard, status, expected) in [
+            (cpu(), Value::Null, true),
+            (cpu(), json!({"hard": cpu()}), true),
+            (cpu(), json!({"hard": {"cpu": "6"}, "used": {"cpu": "0"}}), true),
+            (cpu(), json!({"hard": {"cpu": "4000m"}, "used": {"cpu": "0"}}), false),
+            (cpu(), json!({"hard": cpu(), "used": {"memory": "0"}}), true),
+            (json!({"requests.a.b/c": "4"}), json!({"hard": {"requests.a.b/c": "4"}}), true),
+            (json!({"a.b/c": "4"}), json!({"hard": {"a.b/c": "4"}}), false),
+            (json!({}), Value::Null, false),
+        ] {
+            assert_eq!(urgent(hard.clone(), status.clone()), expected, "{hard} {status}");
+        }
     }
 
     #[test]
