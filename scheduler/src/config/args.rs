@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
+const GROUP: &str = "kubescheduler.config.k8s.io";
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
 
 /// Why arguments are not usable.
@@ -39,7 +40,13 @@ pub fn read<T: DeserializeOwned>(plugin: &str, args: Option<&Value>) -> Result<T
         let kind = format!("{plugin}Args");
         for (key, expected) in [("apiVersion", API_VERSION), ("kind", kind.as_str())] {
             if let Some(found) = map.remove(key).filter(|found| found != expected) {
-                return Err(ArgsError::Kind(plugin.to_owned(), expected.to_owned(), found.to_string()));
+                let found = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
+                // Kinds are told with their group.
+                let whole = |said: &str| match key {
+                    "kind" => format!("{said}.{GROUP}"),
+                    _ => said.to_owned(),
+                };
+                return Err(ArgsError::Kind(plugin.to_owned(), whole(expected), whole(&found)));
             }
         }
     }
@@ -251,6 +258,29 @@ impl Default for DefaultPreemptionArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_of_another_plugin_are_told_by_their_kind() {
+        let of = |args: Value| {
+            let read = read::<DefaultPreemptionArgs>("DefaultPreemption", Some(&args));
+            read.map(|args| args.min_candidate_nodes_percentage).map_err(|error| error.to_string())
+        };
+        let named = serde_json::json!({
+            "apiVersion": API_VERSION, "kind": "DefaultPreemptionArgs", "minCandidateNodesPercentage": 50,
+        });
+        assert_eq!(of(named), Ok(50));
+        assert_eq!(of(Value::Null), Ok(10));
+        assert_eq!(
+            of(serde_json::json!({"apiVersion": API_VERSION, "kind": "InterPodAffinityArgs"})).unwrap_err(),
+            "args for plugin DefaultPreemption were not of type DefaultPreemptionArgs.kubescheduler.config.k8s.io, \
+             got InterPodAffinityArgs.kubescheduler.config.k8s.io"
+        );
+        assert_eq!(
+            of(serde_json::json!({"apiVersion": "kubescheduler.config.k8s.io/v1beta3"})).unwrap_err(),
+            "args for plugin DefaultPreemption were not of type kubescheduler.config.k8s.io/v1, \
+             got kubescheduler.config.k8s.io/v1beta3"
+        );
+    }
 
     #[test]
     fn the_time_for_devices_is_a_duration_of_its_gate() {
