@@ -20,6 +20,7 @@ pub mod logging;
 pub mod version;
 
 pub mod auth;
+pub mod files;
 pub mod health;
 pub mod metrics;
 pub mod serving;

@@ -152,7 +152,14 @@ pub fn run(shared: Arc<Shared>, pods: Arc<Pods>, keep: Keep, tasks: &Tasks) {
             }
             shared.allocations.retain(|uid| pods.knows(uid));
             let (shared, pods) = (Arc::clone(&shared), Arc::clone(&pods));
-            let seen = shared.runtime.glimpse().await.unwrap_or_default();
+            // Without the runtime's word nothing is known to be left over: what its containers use would go with them.
+            let seen = match shared.runtime.glimpse().await {
+                Ok(seen) => seen,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot tell what is left of pods that are gone");
+                    continue;
+                }
+            };
             let alive: BTreeSet<String> = seen.into_iter().map(|g| g.pod.uid).collect();
             tear_down_volumes(&shared, &|uid| pods.knows(uid) || alive.contains(uid)).await;
             shared.csi.collect().await;

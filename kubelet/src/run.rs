@@ -17,6 +17,7 @@ use component_base::{
     daemon::Daemon,
     events::Recorder,
     features,
+    files::Files,
     flags::{FlagSet, Values},
     health::Health,
     logging::LoggingError,
@@ -957,7 +958,7 @@ fn start_reporting(
 fn file_logs(config: &Config) -> Option<NodeLogs> {
     let file = &config.file;
     file.enable_system_log_handler.then(|| NodeLogs {
-        root: file.pod_logs_dir.parent().unwrap_or(Path::new("/var/log")).to_owned(),
+        files: Files::new(file.pod_logs_dir.parent().unwrap_or(Path::new("/var/log"))),
         queries: file.enable_system_log_query,
     })
 }

@@ -261,8 +261,8 @@ impl Server {
             (&Method::GET, ["metrics", "resource"]) => Ok(text(metrics::resource(&self).await?)),
             (&Method::GET, ["metrics", "cadvisor"]) => Ok(text(cadvisor::serve(&self).await?)),
             (&Method::GET, ["metrics", "probes"]) => Ok(text(metrics::probes())),
-            (&Method::GET, ["logs", rest @ ..]) => match &self.node_logs {
-                Some(logs) => node_logs::serve(logs, &rest.join("/"), &query).await,
+            (&Method::GET, ["logs", ..]) => match &self.node_logs {
+                Some(logs) => node_logs::serve(logs, request.uri().path(), &query, request.headers()).await,
                 None => Err(ServeError::Disabled("logs endpoint is")),
             },
             (&Method::POST, ["checkpoint", namespace, name, container]) => {

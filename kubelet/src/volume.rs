@@ -50,7 +50,11 @@ use crate::{
     runtime::cri,
 };
 
-/// Why a volume cannot be had; the pod waits and a `FailedMount` event says so.
+/// Reasons of the events that tell of a file system and of a device.
+const MOUNT: &str = "FailedMount";
+const MAP: &str = "FailedMapVolume";
+
+/// Why a volume cannot be had; the pod waits and an event says so.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     /// A referenced object does not exist.
@@ -197,28 +201,27 @@ impl VolumeError {
     /// of that. `devices` are the volumes that containers have as devices.
     #[must_use]
     pub fn event(&self, volume: &str, devices: &BTreeSet<String>) -> Option<(&'static str, String)> {
-        let is_device = devices.contains(volume);
-        let reason = if is_device { "FailedMapVolume" } else { "FailedMount" };
-        self.told(volume, is_device).map(|message| (reason, message))
+        self.told(volume, devices.contains(volume))
     }
 
-    fn told(&self, volume: &str, is_device: bool) -> Option<String> {
-        let step = match self {
+    fn told(&self, volume: &str, is_device: bool) -> Option<(&'static str, String)> {
+        let (reason, step) = match self {
             Self::NotAttached { .. } | Self::Exhausted { .. } => return None,
             Self::Persistent { name, source } => return source.told(name, is_device),
-            // It was not even tried.
+            // It was not even tried, so nobody asked yet what it is for.
             Self::Claim { .. } | Self::NotOwner { .. } | Self::Mode { .. } => {
-                return Some(format!(
+                let message = format!(
                     "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], \
                      failed to process volumes=[{volume}]: {self}"
-                ));
+                );
+                return Some((MOUNT, message));
             }
-            Self::Csi { call: "NodeStageVolume", .. } if is_device => "MapVolume.SetUpDevice",
-            Self::Csi { call: "NodeStageVolume", .. } => "MountVolume.MountDevice",
-            _ if is_device => "MapVolume.MapPodDevice",
-            _ => "MountVolume.SetUp",
+            Self::Csi { call: "NodeStageVolume", .. } if is_device => (MAP, "MapVolume.SetUpDevice"),
+            Self::Csi { call: "NodeStageVolume", .. } => (MOUNT, "MountVolume.MountDevice"),
+            _ if is_device => (MAP, "MapVolume.MapPodDevice"),
+            _ => (MOUNT, "MountVolume.SetUp"),
         };
-        Some(format!("{step} failed for volume {volume:?} : {self}"))
+        Some((reason, format!("{step} failed for volume {volume:?} : {self}")))
     }
 
     /// Why the node can attach no more volumes, if that is it.

@@ -195,8 +195,6 @@ fn node_path(volume: &PersistentVolume) -> Result<String, VolumeError> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use serde_json::json;
 
     use super::*;
@@ -271,8 +269,9 @@ mod tests {
                 Some("volume x has volumeMode Filesystem, but is specified in volumeDevices"),
             ),
         ] {
-            let checked = check_mode(&pod(list).build(), "x", &volume(json!({"volumeMode": mode})));
-            let told = checked.err().and_then(|error| error.event("x", &BTreeSet::new()));
+            let pod = pod(list).build();
+            let checked = check_mode(&pod, "x", &volume(json!({"volumeMode": mode})));
+            let told = checked.err().and_then(|error| error.event("x", &crate::volume::devices(&pod)));
             let expected = text.map(|text| ("FailedMount", format!(
                 "Unable to attach or mount volumes: unmounted volumes=[x], unattached volumes=[], failed to process volumes=[x]: {text}"
             )));

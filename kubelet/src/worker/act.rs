@@ -4,7 +4,7 @@
 //! nothing here needs to be undone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     sync::Arc,
@@ -398,7 +398,7 @@ impl Worker {
             now: Timestamp::now(),
         };
         let failed = volume::set_up(&context, &mut self.volumes).await;
-        let devices = volume::devices(pod);
+        let devices = if failed.is_empty() { BTreeSet::new() } else { volume::devices(pod) };
         for (name, error) in &failed {
             if let Some(why) = error.exhausted().filter(|_| self.has_waited_for_volumes()) {
                 self.refuse_for_volumes(pod, name, why);

@@ -3,13 +3,14 @@
 //! Contract: KEP-2258 (`enableSystemLogQuery`): `query` names services or one file, `sinceTime`, `untilTime`, `tailLines`,
 //! `pattern` and `boot` are for the journal only. journalctl is run with what was checked, and answers for itself.
 
-use std::{fs::File, io::Read as _, path::Path, process::Stdio, time::Duration};
+use std::{io::Read as _, process::Stdio, time::Duration};
 
+use component_base::files::Files;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use tokio::{io::AsyncReadExt as _, process::Command};
 
-use super::{Body, Query, answer, open};
+use super::{Body, Query, answer};
 
 /// How long the journal may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -145,7 +146,7 @@ pub(super) enum Outcome {
 }
 
 /// Answers a query.
-pub(super) async fn serve(root: &Path, wanted: Wanted) -> Outcome {
+pub(super) async fn serve(files: &Files, wanted: Wanted) -> Outcome {
     let plain = |code, text: Vec<u8>| Outcome::Answer(answer(code, "text/plain; charset=utf-8", text));
     if let Err(why) = wanted.check() {
         return plain(StatusCode::NOT_ACCEPTABLE, why.into_bytes());
@@ -173,7 +174,7 @@ pub(super) async fn serve(root: &Path, wanted: Wanted) -> Outcome {
         );
         return plain(StatusCode::OK, text.into_bytes());
     }
-    plain(StatusCode::OK, others.iter().flat_map(|service| of_files(root, service)).collect())
+    plain(StatusCode::OK, others.iter().flat_map(|service| of_files(files, service)).collect())
 }
 
 /// Asks journalctl for the newest line of a unit.
@@ -202,10 +203,9 @@ async fn journal(arguments: &[String]) -> std::io::Result<Vec<u8>> {
 }
 
 /// The log of a service in the first of the files where it may be.
-fn of_files(root: &Path, service: &str) -> Vec<u8> {
+fn of_files(files: &Files, service: &str) -> Vec<u8> {
     for name in [service.to_owned(), format!("{service}.log"), format!("{service}/{service}.log")] {
-        let Ok(found) = open(root, &name) else { continue };
-        let file = File::from(found);
+        let Ok(file) = files.open(&name) else { continue };
         if !file.metadata().is_ok_and(|meta| meta.is_file()) {
             continue;
         }
@@ -280,8 +280,9 @@ mod tests {
         std::fs::create_dir(root.join("b")).unwrap();
         std::fs::write(root.join("a.log"), "of a").unwrap();
         std::fs::write(root.join("b/b.log"), "of b").unwrap();
-        assert_eq!(of_files(root, "a"), b"of a");
-        assert_eq!(of_files(root, "b"), b"of b");
-        assert_eq!(of_files(root, ".."), b"\nlog not found for ..\n");
+        let files = Files::new(root);
+        assert_eq!(of_files(&files, "a"), b"of a");
+        assert_eq!(of_files(&files, "b"), b"of b");
+        assert_eq!(of_files(&files, ".."), b"\nlog not found for ..\n");
     }
 }
